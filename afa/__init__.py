@@ -1,0 +1,30 @@
+"""AFA: attentive feature alignment (Xie et al., Neural Networks 138, 2021).
+
+The names below are the public interface. They are imported when first used, so that
+``import afa`` does not import torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "load_settings": "afa.config.hocon",
+    "run": "afa.training.algorithm",
+    "source_start": "afa.training.setup",
+    "Start": "afa.training.setup",
+    "build_learner": "afa.training.setup",
+    "train_step": "afa.training.engine",
+    "train_one_epoch": "afa.training.engine",
+    "predict": "afa.training.engine",
+    "score": "afa.training.engine",
+    "load_checkpoint": "afa.training.checkpoint",
+    "AFAError": "afa.errors",
+}
+__all__ = list(_PUBLIC)  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'afa' has no attribute '{name}'")

@@ -1,0 +1,41 @@
+"""Arguments -> settings -> run. torch is imported only once the settings are known to be good."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from afa.config.hocon import load_settings
+from afa.errors import AFAError
+
+_EPILOG = """\
+examples:
+  python main.py hocon_config/demo/afa.hocon
+  python main.py hocon_config/First_stage_AST/resnet101_stanford_dogs_120.hocon target_data_dir=/data
+  python main.py hocon_config/Second_stage_ACT/resnet101_Stanford_dogs_120.hocon target_data_dir=/data
+  python main.py hocon_config/val/resnet101_Stanford_dogs_120.hocon target_data_dir=/data pre_trained_path=best.pth
+
+A run writes to <outpath>/<run name>/. The same command again goes on with a run that was
+cut short, and does nothing if it is finished. All keys are explained in README.md.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 the run failed, 2 the settings are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Attentive feature alignment (AFA): transfer a pre-trained network to a small image data set.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a HOCON file, for example one of hocon_config/")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace the file's")
+    words = parser.parse_args(arguments)
+    try:
+        settings = load_settings(words.config, words.overrides)
+        from afa.training.algorithm import run
+
+        run(settings)
+    except AFAError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return error.exit_status
+    return 0

@@ -1,0 +1,187 @@
+"""Seeded batches on a device: canvases from memory or decoded by worker processes, the random part on the device."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from afa.data.folders import ImageFolder
+from afa.data.images import read_canvas
+from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise, test_views
+from afa.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Training images, normalised."""
+
+    images: Tensor  # float32 (B, 3, S, S) on the device
+    labels: Tensor  # int64 (B,) on the device
+    indices: Tensor  # int64 (B,) on the CPU: places in the folder
+
+
+class TestBatch(NamedTuple):
+    """Test images, normalised; the views of one image come one after the other."""
+
+    views: Tensor  # float32 (B * views_per_image, 3, S, S) on the device
+    labels: Tensor  # int64 (B,) on the device
+    indices: Tensor  # int64 (B,) on the CPU: places in the folder
+    views_per_image: int
+
+
+class TrainLoader:
+    """Batches of an epoch as a pure function of (seed, epoch), the last and smaller one included.
+
+    Args:
+        folder: the images.
+        preprocessing: mode and size of the input.
+        batch_size: images a batch.
+        seed: of the order and of the augmentation.
+        device: where the batches arrive.
+        num_workers: processes that decode, where ``canvases`` is None; 0: this process.
+        canvases: uint8 (N, R, R, 3) of all images, or None to decode at each use.
+
+    Neither ``num_workers`` nor ``canvases`` changes a batch, nor is the global random state touched.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        num_workers: int,
+        canvases: np.ndarray | None = None,
+    ) -> None:
+        self.folder = folder
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.seed = seed
+        self._source = _Source(folder.paths, preprocessing.train_canvas, canvases, num_workers, device)
+        self._labels = torch.tensor(folder.labels, device=device)
+
+    def __len__(self) -> int:
+        return -(-len(self.folder) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` from batch ``start`` on, the same as in an epoch that began at 0.
+
+        Raises:
+            DataError: an image cannot be used; a line each.
+        """
+        count, device = len(self.folder), self._source.device
+        order = draw_order(self.seed, epoch, count)
+        draws = draw_augmentation(self.seed, epoch, count, self.preprocessing)
+        batches = order.split(self.batch_size)[start:]
+        # In the order of the epoch and on the device once, rather than a small copy for each batch.
+        labels = self._labels[order.to(device)].split(self.batch_size)[start:]
+        ordered = [table[order].to(device).split(self.batch_size)[start:] for table in draws]
+        source = self._source.load(batches)
+        for canvases, own, indices, *entries in zip(source, labels, batches, *ordered, strict=True):
+            images = augment(canvases, *Draws(*entries), size=self.preprocessing.image_size)
+            yield Batch(normalise(images), own, indices)
+
+
+class TestLoader:
+    """Batches of the test views, in the order of the folder; arguments as in ``TrainLoader``.
+
+    ``canvases``: uint8 (N, V, S, S, 3). Iterating raises DataError for an image that cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        device: torch.device,
+        num_workers: int,
+        canvases: np.ndarray | None = None,
+    ) -> None:
+        self.folder = folder
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self._source = _Source(folder.paths, preprocessing.test_canvas, canvases, num_workers, device)
+        self._labels = torch.tensor(folder.labels, device=device)
+
+    def __len__(self) -> int:
+        return -(-len(self.folder) // self.batch_size)
+
+    def __iter__(self) -> Iterator[TestBatch]:
+        batches = torch.arange(len(self.folder)).split(self.batch_size)
+        labels = self._labels.split(self.batch_size)
+        for canvases, own, indices in zip(self._source.load(batches), labels, batches, strict=True):
+            views = test_views(canvases, self.preprocessing.augmentation)
+            yield TestBatch(normalise(views), own, indices, self.preprocessing.views)
+
+
+class _Source:
+    """Canvases of given batches on a device, from memory or from the files."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        make_canvas: Callable[[Image.Image], np.ndarray],
+        canvases: np.ndarray | None,
+        num_workers: int,
+        device: torch.device,
+    ) -> None:
+        if canvases is not None and len(canvases) != len(paths):
+            raise ValueError(f"{len(canvases)} canvases of {len(paths)} images")
+        self.device = device
+        self._files = _CanvasFiles(paths, make_canvas)
+        self._canvases = canvases
+        self._num_workers = num_workers
+        self._pinned = device.type == "cuda"  # a copy from ordinary memory would wait for the device
+
+    def load(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Canvases of each batch of indices, uint8 (B, ...)."""
+        # 8-bit pixels travel: a quarter of the bytes.
+        loaded = self._from_files(batches) if self._canvases is None else self._from_memory(self._canvases, batches)
+        for canvases in loaded:
+            yield canvases.to(self.device, non_blocking=True)
+
+    def _from_memory(self, canvases: np.ndarray, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for indices in batches:
+            buffer = torch.empty((len(indices), *canvases.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
+            # "clip", as with the default numpy takes a copy in between; no index is out of bounds.
+            np.take(canvases, indices.numpy(), axis=0, out=buffer.numpy(), mode="clip")
+            yield buffer
+
+    def _from_files(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        loader = DataLoader(
+            self._files,
+            batch_size=None,  # an index of the data set is a batch already
+            sampler=[indices.tolist() for indices in batches],
+            num_workers=self._num_workers,
+            pin_memory=self._pinned,
+            # Else each epoch would draw a seed from the global stream, and dropout differ from a run with canvases.
+            generator=torch.Generator(),
+        )
+        for canvases, problems in loader:
+            if problems:
+                raise DataError(problems)
+            yield canvases
+
+
+class _CanvasFiles(Dataset):
+    """Batches of canvases decoded from files: list of indices -> uint8 (B, ...), and a line for each bad image."""
+
+    def __init__(self, paths: Sequence[Path], make_canvas: Callable[[Image.Image], np.ndarray]) -> None:
+        self._paths = paths
+        self._make_canvas = make_canvas
+
+    def __getitem__(self, indices: list[int]) -> tuple[np.ndarray, list[str]]:
+        canvases, problems = [], []
+        for index in indices:
+            try:
+                canvases.append(read_canvas(self._paths[index], self._make_canvas))
+            except DataError as error:  # raised in a worker, it would arrive as a traceback in a text
+                problems += error.lines
+        return (np.empty(0, np.uint8) if problems else np.stack(canvases)), problems

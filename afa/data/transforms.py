@@ -1,0 +1,192 @@
+"""The paper's section 5.1, numbers in one place: pixels of an image -> inputs of the network.
+
+What comes before the first random draw is done once an image and kept as 8-bit pixels
+of a fixed shape, a *canvas*. What is drawn is drawn for a whole epoch at once, as a
+table indexed by image, from (seed, epoch) alone: no pixel depends on the number of
+processes, or on where an epoch was taken up again. Crop, flip and the step to floats
+run on whole batches, on their device.
+
+Dimensions: B images, V views of an image, R side of the resized image, S side of the
+network's input; colours R, G, B.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as TF
+from PIL import Image
+from torch import Tensor
+
+from afa.data.images import MAX_PIXELS, read_image
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Draws",
+    "Preprocessing",
+    "augment",
+    "draw_augmentation",
+    "draw_order",
+    "normalise",
+    "read_image",
+    "resize_side",
+    "test_views",
+]
+
+AUGMENTATIONS = ("default", "improved")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize_side(image_size: int) -> int:
+    """Side in pixels to which an image is resized before the crop of ``image_size``: 256 for 224, 320 for 299."""
+    if image_size == 299:  # the paper's exception; 8/7 of 299 would be 342
+        return 320
+    return round(image_size * 8 / 7)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done with each image before any draw.
+
+    ``default`` squeezes the image into a square; ``improved`` keeps the aspect and tests on ten crops.
+    """
+
+    image_size: int
+    augmentation: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(f"unknown augmentation '{self.augmentation}' (known: {', '.join(AUGMENTATIONS)})")
+
+    @property
+    def views(self) -> int:
+        """Views of a test image whose logits are averaged: 1 or 10."""
+        return 10 if self.augmentation == "improved" else 1
+
+    def train_canvas(self, image: Image.Image) -> np.ndarray:
+        """RGB image of any size -> uint8 (R, R, 3).
+
+        Raises:
+            ValueError: the image is too long for its height.
+        """
+        resized = self._resize(image)
+        if self.augmentation == "improved":
+            # The paper flips before this crop: where an odd number of columns goes, a flipped image is one column off.
+            resized = TF.center_crop(resized, [resize_side(self.image_size)])
+        return np.array(resized)
+
+    def test_canvas(self, image: Image.Image) -> np.ndarray:
+        """RGB image of any size -> uint8 (V, S, S, 3): the centre, or four corners and the centre.
+
+        Raises:
+            ValueError: the image is too long for its height.
+        """
+        resized = self._resize(image)
+        size = [self.image_size, self.image_size]
+        if self.augmentation == "improved":
+            return np.stack([np.asarray(crop) for crop in TF.five_crop(resized, size)])
+        return np.array(TF.center_crop(resized, size))[None]
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        side = resize_side(self.image_size)
+        if self.augmentation != "improved":
+            return TF.resize(image, [side, side])
+        if side * side * max(image.size) > MAX_PIXELS * min(image.size):
+            shape = f"{image.width} x {image.height} pixels"
+            raise ValueError(f"{shape} with its short side brought to {side} would be too large; cut it")
+        return TF.resize(image, [side])
+
+
+class Draws(NamedTuple):
+    """Random part of an epoch's preprocessing, one entry an image: crop offsets in pixels (int64), flip (bool)."""
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+
+def draw_augmentation(seed: int, epoch: int, count: int, preprocessing: Preprocessing) -> Draws:
+    """Draws of ``epoch`` for ``count`` images, a pure function of its arguments."""
+    generator = _generator("augmentation", seed, epoch)
+    offsets = resize_side(preprocessing.image_size) - preprocessing.image_size + 1
+    top, left = torch.randint(offsets, (2, count), generator=generator)
+    flip = torch.randint(2, (count,), generator=generator).bool()
+    return Draws(top, left, flip)
+
+
+def draw_order(seed: int, epoch: int, count: int) -> Tensor:
+    """Permutation (count,), int64, in which ``epoch`` goes through the images, a pure function of its arguments."""
+    return torch.randperm(count, generator=_generator("order", seed, epoch))
+
+
+def _generator(stream: str, seed: int, epoch: int) -> torch.Generator:
+    # Hashed: with seed + epoch, epoch 1 of seed 1 would be epoch 0 of seed 2, and the repeats of a run not independent.
+    digest = hashlib.sha256(f"{stream}/{seed}/{epoch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Flip, then crop each image by its own draws.
+
+    Args:
+        canvases: uint8 (B, R, R, 3).
+        top, left, flip: (B,), on the same device; the offsets count in the flipped image.
+        size: S, side of the crop.
+
+    Returns:
+        uint8 (B, 3, S, S), channels last in memory.
+    """
+    side = canvases.shape[2]
+    steps = torch.arange(size, device=canvases.device)
+    rows = top[:, None] + steps  # (B, S)
+    columns = left[:, None] + steps  # (B, S)
+    columns = torch.where(flip[:, None], side - 1 - columns, columns)
+    first = side * side * torch.arange(len(canvases), device=canvases.device)
+    places = first[:, None, None] + side * rows[:, :, None] + columns[:, None, :]  # (B, S, S)
+    # Whole pixels by one index: twice as fast on the CPU as indexing by image, row and column.
+    pixels = canvases.reshape(-1, 3).index_select(0, places.flatten())
+    return pixels.view(*places.shape, 3).permute(0, 3, 1, 2)
+
+
+def test_views(canvases: Tensor, augmentation: str) -> Tensor:
+    """Test canvases -> views, those of one image one after the other.
+
+    Args:
+        canvases: uint8 (B, V, S, S, 3).
+        augmentation: ``improved`` adds the mirror images, in the order of torchvision's TenCrop.
+
+    Returns:
+        uint8 (B * 1 or B * 10, 3, S, S), channels last in memory.
+    """
+    if augmentation == "improved":
+        # A left corner of the mirror image is a mirrored right corner. TenCrop's mirrored centre
+        # is one column off this one where width - S is odd: it rounds to the left in both.
+        mirrored = canvases[:, [1, 0, 3, 2, 4]].flip(3)
+        canvases = torch.cat([canvases, mirrored], dim=1)  # (B, 10, S, S, 3)
+    return canvases.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) -> float32 of the same shape, channels last, with ImageNet's mean and standard deviation.
+
+    The arithmetic of torchvision's ToTensor and Normalize, bit for bit.
+    """
+    batch, colours, height, width = images.shape
+    scale, mean, std = _statistics(width, images.device)
+    rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * colours)
+    floats = rows.to(torch.float32).div_(scale).sub_(mean).div_(std)
+    return floats.view(batch, height, width, colours).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """255, mean and standard deviation for a row of pixels, (width * 3,) each."""
+    # A whole row, as a loop over three colours is three times slower on the CPU; and 255 as a tensor
+    # on the device, as CUDA turns a division by a plain number into a product with its rounded inverse.
+    constants = torch.tensor([(255.0,) * 3, IMAGENET_MEAN, IMAGENET_STD], device=device)
+    scale, mean, std = constants.repeat(1, width)
+    return scale, mean, std

@@ -1,0 +1,30 @@
+"""The one kind of error that is the user's to mend: clear lines, an exit status, no traceback."""
+
+from collections.abc import Sequence
+
+
+class AFAError(Exception):
+    """Something outside the program is wrong: a config, a file, an image.
+
+    ``lines`` says, one problem a line, what is wrong, where, and what would be right.
+    """
+
+    exit_status = 1
+
+    def __init__(self, lines: str | Sequence[str]) -> None:
+        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class ConfigError(AFAError):
+    """The settings cannot be used. Nothing has been read, written or started."""
+
+    exit_status = 2
+
+
+class DataError(AFAError):
+    """An image folder or an image in it cannot be used."""
+
+
+class CheckpointError(AFAError):
+    """A file of weights cannot be read, or does not fit the network."""

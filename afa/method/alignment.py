@@ -1,0 +1,53 @@
+"""Alignment losses: pure functions of one layer's maps (eq. 3, 6, 8; DELTA).
+
+``source`` and ``target`` are (B, C, H, W); the result is a scalar; d = target - source.
+The paper's equations leave the factors HW, C, 1/2 and 1/B out. Every published alpha
+means something only with them, so the form here is that of the authors' release.
+"""
+
+from torch import Tensor
+
+
+def feature_map_alignment(source: Tensor, target: Tensor) -> Tensor:
+    """1/2 ||d||^2, summed over the batch (eq. 3: DFA)."""
+    return (target - source).square().sum() / 2
+
+
+def spatial_alignment(source: Tensor, target: Tensor, attention: Tensor) -> Tensor:
+    """1/(2B) sum_bj (HW A_bj)^2 sum_c d_bcj^2 (eq. 6), ``attention`` A being (B, H*W).
+
+    The weight stands inside the norm, so it is squared.
+    """
+    batch, positions = attention.shape
+    distance = (target - source).square().sum(dim=1).flatten(1)  # (B, H*W)
+    return ((positions * attention).square() * distance).sum() / (2 * batch)
+
+
+def channel_alignment(source: Tensor, target: Tensor, attention: Tensor) -> Tensor:
+    """C/(2B) sum_bc a_bc ||d_bc||^2 (eq. 8), ``attention`` a being (B, C).
+
+    Linear in the weights: the attention alone can lower it by moving all its mass to
+    the channel that differs least. Its entropy is logged for that reason.
+    """
+    batch, channels = attention.shape
+    distance = (target - source).square().sum(dim=(2, 3))  # (B, C)
+    return channels * (attention * distance).sum() / (2 * batch)
+
+
+def delta_alignment(source: Tensor, target: Tensor, channel_weights: Tensor) -> Tensor:
+    """C/(2HW) sum_bc w_c ||d_bc||^2, summed over the batch (DELTA, Li et al., ICLR 2019).
+
+    ``channel_weights`` w is (C,), fixed, and sums to 1.
+    """
+    channels, height, width = source.shape[1:]
+    distance = (target - source).square().sum(dim=(2, 3))  # (B, C)
+    return channels * (channel_weights * distance).sum() / (2 * height * width)
+
+
+def delta_channel_weights(loss_increase: Tensor) -> Tensor:
+    """softmax(zscore(increase) / 5) over the (C,) increases of the loss, each with one filter zeroed.
+
+    The standard deviation is the population's.
+    """
+    zscore = (loss_increase - loss_increase.mean()) / loss_increase.std(correction=0)
+    return (zscore / 5).softmax(dim=0)

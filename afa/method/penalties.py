@@ -1,0 +1,17 @@
+"""Penalties on weights: the new head's, and L2-SP."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def head_penalty(head: Iterable[Tensor]) -> Tensor:
+    """1/2 sum ||w||^2 over the head's weight and bias (the second term of eq. 4)."""
+    return torch.stack([parameter.square().sum() for parameter in head]).sum() / 2
+
+
+def l2_sp(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> Tensor:
+    """1/2 sum ||w - w_source||^2 over all parameters but the head's (Li, Grandvalet, Davoine, ICML 2018)."""
+    distances = [(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]
+    return torch.stack(distances).sum() / 2

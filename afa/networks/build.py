@@ -1,0 +1,58 @@
+"""Networks from their names: a torchvision classifier with a new head, and its source weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import get_model, list_models
+
+from afa.errors import ConfigError
+from afa.networks.backbones import BACKBONES
+from afa.networks.weights import download_source_weights, load_file_safely, load_state, state_dict_of
+
+
+def head_name(network: nn.Module) -> str:
+    """Name of the network's last linear layer: ``fc``, ``classifier.1``, ..."""
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ConfigError(f"{type(network).__name__} has no linear layer to replace by a new head")
+    return names[-1]
+
+
+def head_keys(network: nn.Module) -> list[str]:
+    """State-dict keys of the head."""
+    name = head_name(network)
+    return [f"{name}.{key}" for key in network.get_submodule(name).state_dict()]
+
+
+def build_network(name: str, num_classes: int) -> nn.Module:
+    """A torchvision classification network whose head has ``num_classes`` outputs; state-dict keys are torchvision's.
+
+    The head has PyTorch's default initialisation, drawn from the global generator as
+    it stood before the call: it does not depend on the backbone's own initialisation.
+    """
+    if name not in list_models(module=torchvision.models):
+        raise ConfigError(f"base_model_name: torchvision has no classification network '{name}'")
+    options = dict(BACKBONES[name].options) if name in BACKBONES else {}
+    with torch.random.fork_rng(devices=[]):
+        network = get_model(name, weights=None, **options)
+    head = head_name(network)
+    parent, _, leaf = head.rpartition(".")
+    old = network.get_submodule(head)
+    setattr(network.get_submodule(parent), leaf, nn.Linear(old.in_features, num_classes))
+    return network
+
+
+def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tensor], str]:
+    """Source weights and where they are from: the file ``source_weights``, or torchvision's if that is empty."""
+    if not source_weights:
+        return download_source_weights(name), f"torchvision {name} IMAGENET1K_V1"
+    path = Path(source_weights)
+    return state_dict_of(load_file_safely(path), path), str(path)
+
+
+def load_backbone(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Copy all weights but the head's, which ``state`` may lack or hold for other classes."""
+    load_state(network, state, origin, without=head_keys(network))

@@ -1,0 +1,125 @@
+"""From a network and layer names to logits and aligned maps, without hooks.
+
+torch.fx rewrites the network's own forward so that it returns the named layers' outputs
+and runs no further than the last of them. Weights are shared with the network,
+whose state-dict keys stay torchvision's.
+"""
+
+import difflib
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from afa.errors import ConfigError
+from afa.method.objectives import MapShape
+from afa.networks.build import head_name
+
+
+def _extractor(network: nn.Module, layers: Sequence[str]) -> nn.Module:
+    """A module that returns the layers' outputs, in order, as a dict."""
+    with warnings.catch_warnings():
+        # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
+        warnings.simplefilter("ignore")
+        extractor = create_feature_extractor(network, list(layers))
+    _forbid_in_place_changes(extractor)
+    return extractor
+
+
+def _forbid_in_place_changes(extractor: nn.Module) -> None:
+    """An in-place activation right behind an aligned layer (VGG) would change its map after the fact."""
+    for graph in (extractor.train_graph, extractor.eval_graph):
+        outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes
+        for user in (user for node in outputs for user in node.users if user.op == "call_module"):
+            module = extractor.get_submodule(user.target)
+            if getattr(module, "inplace", False):
+                module.inplace = False
+
+
+class FeatureNetwork(nn.Module):
+    """The trained network: images -> logits and aligned maps.
+
+    Args:
+        network: a classification network; ``network.state_dict()`` is what is saved.
+        aligned_layers: module names, shallow to deep; may be empty.
+    """
+
+    def __init__(self, network: nn.Module, aligned_layers: Sequence[str]) -> None:
+        super().__init__()
+        check_layers(network, aligned_layers)
+        self.network = network
+        self.aligned_layers = tuple(aligned_layers)
+        self._head = head_name(network)
+        self._frozen = False
+        # In a tuple, so that its parameters are not registered a second time.
+        self._extractor = (_extractor(network, [*aligned_layers, self._head]),)
+
+    def freeze_backbone(self) -> None:
+        """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
+        self._frozen = True
+        for parameter in self.backbone_parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FeatureNetwork":
+        """Train or eval mode; a frozen backbone stays in eval mode, and so does the head's dropout with it."""
+        mode = mode and not self._frozen
+        self._extractor[0].train(mode)
+        return super().train(mode)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, S, S) normalised images -> (B, K) logits and the aligned maps, each (B, C, H, W)."""
+        outputs = self._extractor[0](images)
+        return outputs[self._head], [outputs[layer] for layer in self.aligned_layers]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The head's weight and bias."""
+        return list(self.network.get_submodule(self._head).parameters())
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the head's."""
+        head = {id(parameter) for parameter in self.head_parameters()}
+        return [parameter for parameter in self.network.parameters() if id(parameter) not in head]
+
+    @torch.no_grad()
+    def map_shapes(self, image_size: int) -> list[MapShape]:
+        """Shapes of the aligned maps for one image of ``image_size`` pixels a side, found by a dry forward."""
+        device = next(self.network.parameters()).device
+        training = self.training
+        _, maps = self.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+        self.train(training)
+        not_maps = [name for name, m in zip(self.aligned_layers, maps, strict=True) if m.ndim != 4]
+        if not_maps:
+            raise ConfigError(f"aligned_layers: the output of {', '.join(not_maps)} is no (B, C, H, W) map")
+        return [MapShape(*m.shape[1:]) for m in maps]
+
+
+class FrozenSource:
+    """The source network: images -> aligned maps; in eval mode, without gradients, run no further than needed.
+
+    Not an ``nn.Module``: no ``.train()``, ``.parameters()`` or ``.state_dict()`` of
+    anything that trains can reach it.
+    """
+
+    def __init__(self, network: nn.Module, aligned_layers: Sequence[str], device: torch.device) -> None:
+        check_layers(network, aligned_layers)
+        self._layers = tuple(aligned_layers)
+        self._extractor = _extractor(network, aligned_layers).eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> the aligned maps, each (B, C, H, W)."""
+        outputs = self._extractor(images)
+        return [outputs[layer] for layer in self._layers]
+
+
+def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+    """Raises ConfigError for a layer that the network does not have."""
+    names = [name for name, _ in network.named_modules()]
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown:
+        near = [match for layer in unknown for match in difflib.get_close_matches(layer, names, n=1)]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")

@@ -1,0 +1,68 @@
+"""What a run says: lines on the terminal and in ``experiment.log``, and progress."""
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 5.0  # where the output is no terminal
+
+
+class Progress:
+    """A bar on a terminal; elsewhere one plain line every few seconds. Gone when done."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total = title, total
+        self._done, self._started = 0, time.monotonic()
+        self._last_line = self._started
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=title, unit="img", leave=False, dynamic_ncols=True)
+
+    def update(self, images: int) -> None:
+        """``images`` more are done."""
+        self._done += images
+        if self._bar is not None:
+            self._bar.update(images)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            rate = self._done / (self._last_line - self._started)
+            print(f"{self._title}: {self._done}/{self._total} images, {rate:.0f}/s", flush=True)
+
+    def show(self, text: str) -> None:
+        """Figures beside the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Journal:
+    """Lines of a run, with their time in ``path``; opened for appending, so a resumed run goes on in the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def say(self, text: str) -> None:
+        """To the terminal and the file; several lines are kept as they are."""
+        tqdm.write(text)
+        sys.stdout.flush()
+        for line in text.splitlines():
+            self.note(line)
+
+    def note(self, line: str) -> None:
+        """To the file only."""
+        self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
+
+    def progress(self, title: str, total: int) -> Progress:
+        """A bar over ``total`` images."""
+        return Progress(title, total)

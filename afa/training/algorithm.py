@@ -1,0 +1,174 @@
+"""Algorithm 1: the stages in order, for each repeat. The only module that sees everything."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from afa.config.hocon import format_settings, load_settings
+from afa.config.layout import BEST, find_checkpoint, stage_folder
+from afa.config.settings import Settings, differences
+from afa.errors import AFAError
+from afa.method.catalogue import METHODS
+from afa.results.figures import StageResult, results_table, spread
+from afa.results.journal import Journal
+from afa.results.records import claim_folder, move_aside, write_json, write_text
+from afa.training.checkpoint import load_checkpoint
+from afa.training.device import choose_device
+from afa.training.evaluation import evaluate_checkpoint
+from afa.training.setup import Start, checkpoint_start, source_start
+from afa.training.splits import Images
+from afa.training.stage import StageJob, train_stage
+
+SETTINGS = "settings.log"
+RESULT = "result.json"
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Do what the settings say, in ``<outpath>/<run name>/``, and return what ``result.json`` holds.
+
+    A run that is finished is not done again, one that was cut short goes on.
+
+    Raises:
+        AFAError: see its subclasses; also for a folder that holds a run made with other settings.
+    """
+    folder = Path(settings.run.outpath) / settings.run_name
+    device, note = choose_device(settings.run.gpu_id)
+    moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None
+    lock = claim_folder(folder)
+    try:
+        finished = _open(folder, settings)
+        journal = Journal(folder / "experiment.log")
+        for line in (f"the run that was there is now {moved}" if moved else "", note):
+            if line:
+                journal.say(line)
+        if finished is not None:
+            journal.say(f"{folder}: finished already; overwrite=true does it again\n{finished['table']}")
+            return finished
+        journal.say(f"{settings.run_name}, on {_device_name(device)}, torch {torch.__version__}; writing to {folder}")
+        work = _evaluate if settings.run.mode == "eval" else _train
+        result = {"run": settings.run_name, "environment": environment(device), **work(settings, folder, device, journal)}
+        write_json(folder / RESULT, result)
+        journal.say(f"{result['table']}\nwritten to {folder}")
+        return result
+    finally:
+        lock.close()
+
+
+def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """The result of a finished run; None for one that is new or to go on. Refuses what belongs to other settings."""
+    path = folder / SETTINGS
+    if not path.exists():
+        strange = [item.name for item in folder.iterdir() if item.name != ".lock"]
+        if strange:
+            raise AFAError(f"{folder}: holds files ({strange[0]}) but no run; choose another exp_id=<name>")
+        write_text(path, format_settings(settings))
+        return None
+    different = differences(load_settings(path), settings)
+    if different:
+        raise AFAError(
+            f"{folder}: made with other settings ({'; '.join(different)}); "
+            "overwrite=true starts anew and keeps the old folder beside, exp_id=<name> makes another"
+        )
+    if (folder / RESULT).exists():
+        return json.loads((folder / RESULT).read_text())
+    if not settings.run.resume:
+        raise AFAError(f"{folder}: holds an unfinished run and resume = false; overwrite=true starts anew")
+    return None
+
+
+def _train(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:
+    """All repeats and stages."""
+    images = Images(settings.data, journal)
+    labels = " then ".join(METHODS[stage.method].label for stage in settings.stages)
+    journal.say(
+        f"{labels}: {len(images.train.folder)} training images, {len(images.test.folder)} test images, "
+        f"{len(images.classes)} classes"
+    )
+    repeats = []
+    for repeat in range(1, settings.run.repeat + 1):
+        start = _first_start(settings, images, repeat)
+        results: list[StageResult] = []
+        for index in range(len(settings.stages)):
+            job = _stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
+            results.append(_finished_stage(job) or train_stage(job, journal))
+            path = job.folder / BEST
+            start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
+        repeats.append(results)
+    final = [results[-1] for results in repeats]
+    return {
+        "selected_on": final[0].selected_on,
+        "best_test_top1": spread([result.best.test_top1 for result in final])._asdict(),
+        "last_test_top1": spread([result.last.test_top1 for result in final])._asdict(),
+        "repeats": [[result.to_dict() for result in results] for results in repeats],
+        "data": {
+            "classes": len(images.classes),
+            "train": {"images": len(images.train.folder), "sha256": images.train.folder.fingerprint()},
+            "test": {"images": len(images.test.folder), "sha256": images.test.folder.fingerprint()},
+            "held_out_fraction": settings.data.validation_fraction,
+            "test_views": images.preprocessing.views,
+        },
+        "table": results_table(repeats),
+    }
+
+
+def _first_start(settings: Settings, images: Images, repeat: int) -> Start:
+    """The source's weights, or the checkpoint that the config names."""
+    if not settings.run.pre_trained_path:
+        return source_start(settings.backbone)
+    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat)
+    return checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
+
+
+def _stage_job(
+    settings: Settings, images: Images, folder: Path, device: torch.device, *, start: Start, repeat: int, index: int
+) -> StageJob:
+    """The job of the stage at ``index`` of ``repeat``."""
+    stage, repeats, stages = settings.stages[index], settings.run.repeat, len(settings.stages)
+    title = METHODS[stage.method].label
+    return StageJob(
+        stage=stage,
+        backbone=settings.backbone,
+        preprocessing=images.preprocessing,
+        splits=images.splits(repeat),
+        start=start,
+        seed=stage.seed + repeat - 1,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        print_freq=settings.run.print_freq,
+        device=device,
+        folder=stage_folder(folder, repeat=repeat, repeats=repeats, stage=index + 1, stages=stages),
+        title=f"{title} (repeat {repeat}/{repeats})" if repeats > 1 else title,
+        settings_text=format_settings(settings),
+    )
+
+
+def _finished_stage(job: StageJob) -> StageResult | None:
+    path = job.folder / "stage.json"
+    return StageResult.from_dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:
+    """Score the checkpoint that ``pre_trained_path`` names on the test images."""
+    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
+    return evaluate_checkpoint(settings, path, folder=folder, device=device, journal=journal)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the figures were made with."""
+    return {
+        "device": _device_name(device),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads)"

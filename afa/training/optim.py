@@ -1,0 +1,50 @@
+"""The optimiser, its parameter groups, and the schedule as pure functions (SPEC section 3)."""
+
+import math
+
+from torch.optim import SGD
+
+from afa.method.objectives import Objective
+from afa.networks.features import FeatureNetwork
+
+
+def build_optimizer(
+    target: FeatureNetwork, objective: Objective, *, learning_rate: float, momentum: float, weight_decay: float
+) -> SGD:
+    """SGD with one learning rate over backbone, head and attention, each a group of its own, told apart by identity."""
+    groups = {
+        "backbone": target.backbone_parameters(),
+        "head": target.head_parameters(),
+        "attention": list(objective.parameters()),
+    }
+    trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
+    return SGD(
+        [{"params": parameters, "name": name} for name, parameters in trained.items() if parameters],
+        lr=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        # One kernel over all parameters; on a CPU the other two implementations take 2 to 4 times as long.
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: SGD, learning_rate: float) -> None:
+    """The same rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def count_epochs(max_iter: int, *, batch_size: int, images: int) -> int:
+    """The whole epochs nearest to ``max_iter`` steps, at least one."""
+    return max(1, round(max_iter * batch_size / images))
+
+
+def learning_rate_factor(epoch: int, *, epochs: int, schedule: str, decay_factor: float) -> float:
+    """What the learning rate is multiplied by in ``epoch``, counted from 0.
+
+    ``steplr``: ``decay_factor`` from epoch ``int(0.67 * epochs)`` on. ``coslr``: half a
+    cosine from 1 towards 0, which it would reach at ``epoch == epochs``.
+    """
+    if schedule == "coslr":
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    return decay_factor if epoch >= int(0.67 * epochs) else 1.0

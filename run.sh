@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# A fresh clone's commands. Each makes the virtual environment first, if it is not there:
+#   ./run.sh demo     the whole method on the demo data, a few minutes on two CPU cores
+#   ./run.sh test     the linters, the type checker and the tests
+#   ./run.sh slow     the tests that take minutes each
+# PYTHON names the interpreter (3.11 or newer), VENV the environment's folder (.venv).
+set -euo pipefail
+cd "$(dirname "$0")"
+command=${1:-help}
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+
+install() { # install FILE: its packages, in the versions of requirements.lock
+    local stamp="$venv/$1.installed"
+    if ! cmp -s <(cat "$1" requirements.txt requirements.lock) "$stamp"; then
+        "$python" -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with PYTHON=") if sys.version_info < (3, 11) else None'
+        "$python" -m venv "$venv"
+        "$venv/bin/pip" install --quiet --requirement "$1" --constraint requirements.lock
+        cat "$1" requirements.txt requirements.lock > "$stamp"
+    fi
+}
+
+case $command in
+    demo)
+        install requirements.txt
+        "$venv/bin/python" main.py hocon_config/demo/afa.hocon "${@:2}"
+        ;;
+    test)
+        install requirements-dev.txt
+        "$venv/bin/ruff" check .
+        "$venv/bin/ruff" format --check .
+        "$venv/bin/mypy"
+        "$venv/bin/python" -m pytest "${@:2}"
+        ;;
+    slow)
+        install requirements-dev.txt
+        "$venv/bin/python" -m pytest -m slow "${@:2}"
+        ;;
+    *)
+        sed -n '2,6p' "$0" | cut -c3-
+        [ "$command" = help ]
+        ;;
+esac

@@ -1,0 +1,336 @@
+"""Config files as users write them: what is read, what is refused, and with which words."""
+
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+import pyparsing
+import pytest
+
+from afa.config.hocon import format_settings, load_settings
+from afa.config.settings import Settings
+from afa.errors import ConfigError
+
+BASE = 'target_dataset = "CUB"\ntarget_data_dir = "data"\nbase_model_name = "resnet50"\nreg_type = "ast"\nalpha = 0.1\n'
+TWO_STAGES = (
+    "first_stage { reg_type = ast, alpha = 0.1, lr = 0.5 }\nsecond_stage { reg_type = act, alpha = 0.15, lr = 0.4 }\n"
+)
+NO_INCLUDE = 'write include "relative/path.hocon", alone on its line and outside all braces'
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is also where the user stands."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(text: str, name: str = "c.hocon") -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def load(text: str, *overrides: str) -> Settings:
+    return load_settings(write(BASE + text), overrides)
+
+
+def refused(path: str | Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path, overrides)
+    assert all("\n" not in line for line in caught.value.lines)
+    return caught.value.lines
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    """What is said about ``text``, which begins in line 6 of the file."""
+    return refused(write(BASE + text), *overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "pre_trained_path =\nlr = 0.1",
+            "6: pre_trained_path: nothing behind '='; write pre_trained_path = \"\" for none, or a path in quotes",
+        ),
+        ("lr = # later", "6: lr: nothing behind '='; write a value, or no line"),
+        ("lr += 0.1", "6: lr: '+=' is not read; write the whole value behind '='"),
+        ("\nlr 0.1\nmomentum = 0.9", "7: lr 0.1: no '=' behind the key; write lr = 0.1"),
+        ("batch_size = 5d", "6: batch_size: 5d reads as a duration; put the value in quotes"),
+        ("seed = 10 s # note", "6: seed: 10 s reads as a duration; put the value in quotes"),
+        ("exp_id = resnet 1d", "6: exp_id: 1d reads as a duration; put the value in quotes"),
+        ("exp_id = 3d_net", "6: exp_id: 3d reads as a duration; put the value in quotes"),
+        ('exp_id = "a"1m', "6: exp_id: 1m reads as a duration; put the value in quotes"),
+        ("aligned_layers = [a\n 3 days]", "7: aligned_layers: 3 days reads as a duration; put the value in quotes"),
+        ("exp_id = x@y", "6: exp_id: '@' outside quotes; put the value in quotes"),
+        ("exp_id = a=b", "6: exp_id: '=' outside quotes; put the value in quotes"),
+        ("exp_id = C:\\new", "6: exp_id: '\\' outside quotes; put the value in quotes"),
+        ("lr = 0.1\n\nlr = 0.2", "8: lr: set twice in this file (line 6 and 8); keep one"),
+        ("lr = 0.1\nlr.x = 0.2", "7: lr.x: lr is a value, set in c.hocon:6; it holds no keys"),
+        ('exp_id = "a\nlr = 0.1', "6: this quote is not closed on its line"),
+        ("first_stage {\n lr = 0.1\n", "6: this '{' is never closed"),
+        ("aligned_layers = [a, b\n", "6: this '[' is never closed"),
+        ("lr = 0.1\n}", "7: '}' stands where a key is expected"),
+        ("a {" * 9 + "}" * 9, "6: nested deeper than 8 brackets"),
+        ("aligned_layers = " + "[" * 2000 + "]" * 2000, "6: nested deeper than 8 brackets"),
+        ("日本 = 1", "6: cannot read '日本 = 1'; write one key = value a line, strings in quotes"),
+        ("alpha2 = ${lr2}\nlr2 = ${alpha2}", "6: Cannot resolve ${lr2}, ${alpha2}. Check for cycles."),
+        ("trian.lr = 5", "6: trian: unknown key"),
+        ('"lr.x" = 5', "6: lr.x: unknown key; did you mean 'lr'?"),
+        ("lr = null", "6: lr: expected a number, for example 0.01, got nothing"),
+        ("lr = 1.e-3", "6: lr: expected a number, for example 0.01, got the string '1.e-3'; write 0.001"),
+        ("lr = inf", "6: lr: expected a number, for example 0.01, got the string 'inf'"),
+        ("lr = 1e400", "6: lr: inf is out of range: at least 0 is right"),
+        ("max_iter = inf", "6: max_iter: expected a whole number, got the string 'inf'"),
+        ("max_iter = 2.7", "6: max_iter: expected a whole number, got float 2.7"),
+        ("max_iter = true", "6: max_iter: expected a whole number, got true"),
+        ("max_iter = 1_000", "6: max_iter: expected a whole number, got the string '1_000'; write 1000"),
+        ("resume = yes", "6: resume: expected true or false, got str yes"),
+        ("pretrain_path = 3", '6: pretrain_path: expected a string, got the number 3; write "3" in quotes'),
+    ],
+)
+def test_a_slip_is_named_with_its_line_and_its_mend(text: str, line: str) -> None:
+    assert problems(text) == [f"c.hocon:{line}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["exp_id = ${HOSTILE}", "exp_id = ${?HOSTILE}", 'include "base.hocon"\nexp_id = ${?HOSTILE}"x"']
+)
+def test_the_environment_is_not_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTILE", "secret")
+    write("exp_id = lost\n", "base.hocon")
+    advice = (
+        "HOSTILE is not set in this config; environment variables are not read, pass HOSTILE=value on the command line"
+    )
+    assert advice in "".join(problems(text))
+
+
+def test_nor_for_a_key_made_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("exp_id", "secret")
+    assert "exp_id is not set before this line" in problems('exp_id = ${exp_id}"x"')[0]
+
+
+def test_the_words_of_other_values_stay_strings() -> None:
+    settings = load('exp_id = "5d" // note\noutpath = http://x:5d/a#b\npre_trained_path = """3 days"""\n')
+    assert (settings.run.exp_id, settings.run.outpath) == ("5d", "http://x:5d/a")
+    assert settings.run.pre_trained_path == "3 days"
+
+
+def test_all_problems_come_at_once_also_through_an_include() -> None:
+    write("lr = fast\nseed =\n", "shared/base.hocon")
+    path = write('include "shared/base.hocon"\n' + BASE + "pre_trained_path =\nmax_iter = 2.7\nbatch_sise = 3\n")
+    assert refused(path, "momentum=2", "momentum.x", "alpha=null") == [
+        "c.hocon:7: pre_trained_path: nothing behind '='; write pre_trained_path = \"\" for none, or a path in quotes",
+        "c.hocon:8: max_iter: expected a whole number, got float 2.7",
+        "c.hocon:9: batch_sise: unknown key; did you mean 'batch_size'?",
+        "command line: momentum.x: expected key=value, for example lr=0.01",
+        "command line: alpha: null is no value; alpha= gives an empty string",
+        "command line: momentum: 2.0 is out of range: 0 to 1 is right",
+        "shared/base.hocon:1: lr: expected a number, for example 0.01, got the string 'fast'",
+        "shared/base.hocon:2: seed: nothing behind '='; write a value, or no line",
+    ]
+
+
+def test_the_block_behind_an_unknown_substitution_is_still_checked() -> None:
+    lines = problems("first_stage {}\nsecond_stage = ${nope} {\n lr = x\n}")
+    assert [line.partition(" ")[0] for line in lines] == ["c.hocon:7:", "c.hocon:8:"]
+
+
+def test_a_missing_key_is_named_without_a_line() -> None:
+    lines = refused(write('target_dataset = "CUB"\nfirst_stage { reg_type = ast, lr = x }\n'))
+    assert lines[:2] == [
+        "c.hocon: target_data_dir: missing: folder that holds the data sets",
+        "c.hocon: base_model_name: missing: torchvision's name of the network",
+    ]
+    assert lines[2].startswith("c.hocon: first_stage.alpha: missing: AST needs it")
+    assert lines[3].startswith("c.hocon:2: first_stage.lr: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("lr", "lr: expected key=value, for example lr=0.01"),
+        ("--lr=1", "--lr=1: expected key=value, for example lr=0.01"),
+        ('first_stage={"lr":1}', "first_stage: give its keys one by one, first_stage.key=value"),
+        ("lr=fast", "lr: expected a number, for example 0.01, got the string 'fast'"),
+        ("first_stage.repeat=2", "first_stage.repeat: is no setting of a stage; put it outside"),
+    ],
+)
+def test_a_wrong_word_of_the_command_line_is_named(word: str, line: str) -> None:
+    assert problems("", word)[-1] == f"command line: {line}"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("exp_id=", ""), ("exp_id=5d", "5d"), ('exp_id="7"', "7"), ("exp_id=007", "007"), ("exp_id=NaN", "NaN")]
+    + [(f"exp_id={text}", text) for text in ("${HOME}", 'a"b\\n', "a=b", "日本", 'include "x"', "a # b\t// c\n d")],
+)
+def test_a_value_of_the_command_line_arrives_as_it_stands(word: str, value: str) -> None:
+    assert load("exp_id = other\n", word).run.exp_id == value
+
+
+def test_the_command_line_wins_over_blocks_includes_and_renamed_keys() -> None:
+    write(BASE.replace("reg_type", "loss_type = CrossEntropyLoss\nreg_type") + "lr = 0.9\n", "base.hocon")
+    path = write('include "base.hocon"\n' + TWO_STAGES + "source_weights = ours\n")
+    settings = load_settings(path, ["lr=0.1", "second_stage.lr=0.3", "pretrain_path=theirs", "first_stage.alpha=1"])
+    assert [(stage.learning_rate, stage.alpha) for stage in settings.stages] == [(0.1, 1.0), (0.3, 0.15)]
+    assert settings.backbone.source_weights == "theirs"
+    assert load("", "lr=1", "lr=2").stages[0].learning_rate == 2
+
+
+@pytest.mark.parametrize("keys", [("pretrain_path", "source_weights"), ("source_weights", "pretrain_path")])
+def test_of_a_key_and_its_released_name_the_later_wins(keys: tuple[str, str]) -> None:
+    assert load(f"{keys[0]} = early\n{keys[1]} = late\n").backbone.source_weights == "late"
+    write(f"{keys[1]} = early\n{keys[0]} = early\n", "base.hocon")
+    assert load(f'include "base.hocon"\n{keys[1]} = late\n').backbone.source_weights == "late"
+    assert load("", f"{keys[1]}=a", f"{keys[0]}=b", f"{keys[1]}=c").backbone.source_weights == "c"
+
+
+def test_substitutions_see_includes_later_keys_and_the_command_line() -> None:
+    path = 'pre_trained_path = ${base_model_name}"_"${target_dataset}"_AST"\n'
+    write(path, "shared/stage.hocon")
+    config = write('include "shared/stage.hocon"\n' + BASE)
+    assert load_settings(config).run.pre_trained_path == "resnet50_CUB_AST"
+    assert load_settings(config, ["target_dataset=Dogs"]).run.pre_trained_path == "resnet50_Dogs_AST"
+    settings = load("first_stage =\n{ lr = 0.3 }\nsecond_stage = ${first_stage}\nsecond_stage.reg_type = act\n")
+    assert [(stage.method, stage.learning_rate) for stage in settings.stages] == [("ast", 0.3), ("act", 0.3)]
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\r"])
+def test_a_config_of_the_released_code_loads(line_end: str) -> None:
+    text = """\ufeff# of the released code
+target_dataset = "Stanford_Dogs"
+target_data_dir: /data
+base_task = "imagenet"
+base_model_name = resnet101
+gpu_id = "3"
+reg_type = "pixel_att_fea_map_learn"
+alpha = 0.1
+beta = 0.02
+gamma = 0.2
+loss_type = CrossEntropyLoss
+lr_scheduler = steplr # one drop
+pretrain_path = w.pth
+"""
+    settings = load_settings(write(text.replace("\n", line_end)))
+    stage = settings.stages[0]
+    assert (stage.method, stage.classification, stage.head_penalty, stage.decay_factor) == (
+        "ast",
+        "cross_entropy",
+        0.02,
+        0.2,
+    )
+    assert (settings.data.root, settings.run.gpu_id, settings.run.mode) == ("/data", "3", "train")
+    assert settings.backbone.source_weights == "w.pth"
+    assert refused(write(f"{text}lr = x\n".replace("\n", line_end)))[0].startswith("c.hocon:14: lr: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mode = eval\npre_trained_path = r\n",
+        TWO_STAGES + "lr_scheduler = coslr\nweight_decay = 1e-5\nvalidation_fraction = 0.1\nresume = false\n",
+        'aligned_layers = ["layer1.2.conv3", layer2]\nexp_id = """q"uo\\te\n${x} # 日本 5d"""\nimage_size = 64\n',
+    ],
+    ids=["one stage", "eval", "two stages", "strings"],
+)
+def test_formatted_settings_load_back_equal(text: str) -> None:
+    settings = load(text)
+    formatted = format_settings(settings)
+    assert load_settings(write(formatted, "again.hocon")) == settings
+    assert formatted.startswith('# data\ntarget_dataset = "CUB"\n')
+    for key in ("first_stage", "second_stage"):
+        assert formatted.count(f"{key} {{") == (len(settings.stages) == 2)
+
+
+@pytest.mark.parametrize(
+    ("include", "reason"),
+    [
+        ('include url("http://127.0.0.1:9/x")', NO_INCLUDE),
+        ('include package("evil.sub:x.conf")', NO_INCLUDE),
+        ('include required(file("near.hocon"))', NO_INCLUDE),
+        ('INCLUDE "near.hocon"', NO_INCLUDE),
+        ('first_stage { include "near.hocon" }', NO_INCLUDE),
+        ('first_stage {\n include "near.hocon"\n}', NO_INCLUDE),
+        ('exp_id = include "near.hocon"', NO_INCLUDE),
+        ('exp_id = http:// include "near.hocon"', NO_INCLUDE),
+        ('exp_id = """x\n"""include "near.hocon"', NO_INCLUDE),
+        ('include "http://127.0.0.1:9/x"', "no URL is read"),
+        ('include "file:///etc/passwd"', "no URL is read"),
+        ('include "/etc/passwd"', "write a path relative to this file"),
+        ('include "..\\outside.hocon"', NO_INCLUDE),
+        ('include "*.hocon"', "no patterns"),
+        ('include "../outside.hocon"', "lies outside in; copy it in there"),
+        ('include "link.hocon"', "lies outside in; copy it in there"),
+        ('include "gone.hocon"', 'include "gone.hocon": no such file'),
+        ('include "."', "is a folder"),
+        ('include "c.hocon"', "circle"),
+        ('include "latin.hocon"', "line 2 is not UTF-8"),
+    ],
+)
+def test_an_include_reads_only_files_of_the_config_folder(
+    include: str, reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("lr = 0.123\n", "outside.hocon")
+    write("lr = 0.123\n", "in/near.hocon")
+    Path("in/link.hocon").symlink_to(folder / "outside.hocon")
+    Path("in/latin.hocon").write_bytes("a = 1\nb = é".encode("latin-1"))
+    write("raise SystemExit('run')", "evil/__init__.py")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(socket, "create_connection", lambda *_args, **_more: pytest.fail("fetched"))
+    lines = refused(write(f"{BASE}{include}\n", "in/c.hocon"))
+    assert len(lines) == 1
+    assert lines[0].startswith(("in/c.hocon:6: ", "in/c.hocon:7: "))
+    assert reason in lines[0]
+    assert "evil" not in sys.modules
+
+
+def test_includes_may_climb_within_hocon_config_and_may_meet_again() -> None:
+    write(BASE, "hocon_config/shared/base.hocon")
+    write('include "base.hocon" # again\nlr = 0.2\n', "hocon_config/shared/more.hocon")
+    path = write('include "../shared/base.hocon"\ninclude "../shared/more.hocon"\nlr = 0.3', "hocon_config/AST/c.hocon")
+    assert load_settings(path).stages[0].learning_rate == 0.3
+
+
+def test_includes_end_in_depth_and_size() -> None:
+    for number in range(12):
+        write(f'include "{number + 1}.hocon"\n', f"{number}.hocon")
+    write(BASE, "12.hocon")
+    assert refused("0.hocon") == ['8.hocon:1: include "9.hocon": more than 8 includes one inside the other']
+    write("#" * 2**19, "big.hocon")
+    assert refused(write('include "big.hocon"\n' * 2)) == ["c.hocon: larger than 1048576 bytes with its includes"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("cnf.hocon", "cnf.hocon: no such file; did you mean 'c.hocon'?"),
+        ("gone/x", "gone/x: no such file"),
+        ("runs", "runs: is a folder; name a file in it, for example r.hocon"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named_with_its_neighbour(path: str, message: str) -> None:
+    write(BASE)
+    write(BASE, "runs/r.hocon")
+    assert refused(path) == [message]
+
+
+def test_a_failure_leaves_pyparsing_and_warnings_as_they_were() -> None:
+    pyparsing.ParserElement.set_default_whitespace_chars(" \n\t\r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert problems("日本 = 1")
+        assert load("").run_name == "resnet50_CUB_AST"
+    assert pyparsing.ParserElement.DEFAULT_WHITE_CHARS == " \n\t\r"
+
+
+def test_a_config_named_from_elsewhere_keeps_its_full_name(folder: Path) -> None:
+    path = folder / write("lr = x\n" + BASE)
+    Path("below").mkdir()
+    os.chdir("below")
+    assert refused(path)[0].startswith(f"{path}:1: lr: ")

@@ -1,0 +1,128 @@
+"""The schema: types, bounds and what depends on the method, from plain values."""
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from afa.config.settings import FIELDS, RELEASED_METHODS, Settings, build_settings
+
+GOOD = {
+    "target_dataset": "CUB",
+    "target_data_dir": "data",
+    "base_model_name": "resnet50",
+    "reg_type": "ast",
+    "alpha": 0.1,
+}
+
+
+def build(**changes: Any) -> Settings:
+    settings, problems = build_settings({**GOOD, **changes})
+    assert settings is not None, problems
+    return settings
+
+
+def problems(*, without: str = "", **changes: Any) -> dict[str, str]:
+    """Key -> message, of the good values with changes."""
+    values = {key: value for key, value in {**GOOD, **changes}.items() if key != without}
+    settings, found = build_settings(values)
+    assert settings is None
+    assert len({problem.key for problem in found}) == len(found), "a key is named twice"
+    return {problem.key: problem.message for problem in found}
+
+
+@pytest.mark.parametrize("key", ["target_dataset", "target_data_dir", "base_model_name", "reg_type", "alpha"])
+def test_what_has_no_default_is_asked_for(key: str) -> None:
+    found = problems(without=key)
+    assert list(found) == [key]
+    assert found[key].startswith("missing: ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lr", -0.1, "-0.1 is out of range: at least 0 is right"),
+        ("lr", float("nan"), "nan is out of range: at least 0 is right"),
+        ("momentum", 1.5, "1.5 is out of range: 0 to 1 is right"),
+        ("lr", "0.01", "expected a number, for example 0.01, got the string '0.01'; write 0.01"),
+        ("max_iter", "0.5", "expected a whole number, got the string '0.5'"),
+        ("max_iter", True, "expected a whole number, got true"),
+        ("max_iter", 10.0, "expected a whole number, got float 10.0"),
+        ("resume", 1, "expected true or false, got int 1"),
+        ("outpath", 3, 'expected a string, got the number 3; write "3" in quotes'),
+        ("outpath", None, "expected a string, got nothing"),
+        ("lr", {"x": 1}, "expected a number, for example 0.01, got a block { ... }"),
+        ("aligned_layers", "layer1", 'expected a list of strings, for example ["layer1", "layer2"], got \'layer1\''),
+        ("bath_size", 3, "unknown key; did you mean 'batch_size'?"),
+        ("mode", "evaluate", "unknown value 'evaluate'; did you mean 'eval'? (known: train, eval)"),
+        ("first_stage", 3, "expected a block of stage settings { ... }, got 3"),
+        ("first_stage", {"repeat": 2}, "is no setting of a stage; put it outside"),
+        ("second_stage", {}, "there is no first_stage { ... } before it"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(key: str, value: Any, message: str) -> None:
+    found = problems(**{key: value})
+    assert list(found.values()) == [message]
+    assert next(iter(found)).startswith(key)
+
+
+def test_the_nearest_method_is_offered() -> None:
+    assert problems(reg_type="pixel_att_fea_map_lern")["reg_type"].startswith(
+        "unknown value 'pixel_att_fea_map_lern'; did you mean 'pixel_att_fea_map_learn'?"
+    )
+
+
+@pytest.mark.parametrize(("released", "ours"), RELEASED_METHODS.items())
+def test_released_names_mean_our_methods(released: str, ours: str) -> None:
+    assert build(reg_type=released, channel_weight_path="w.json").stages[0].method == ours
+
+
+@pytest.mark.parametrize(("method", "decay"), [("l2", 1e-4), ("l2_fe", 1e-4), ("l2_sp", 0.0), ("ast", 0.0)])
+def test_weight_decay_follows_the_method_unless_given(method: str, decay: float) -> None:
+    assert build(reg_type=method).stages[0].weight_decay == decay
+    assert build(reg_type=method, weight_decay=0.5).stages[0].weight_decay == 0.5
+
+
+def test_stages_take_what_stands_outside_them_as_default() -> None:
+    settings = build(lr=0.5, first_stage={"reg_type": "ast", "lr": 0.1}, second_stage={"reg_type": "act"})
+    assert [(stage.method, stage.learning_rate) for stage in settings.stages] == [("ast", 0.1), ("act", 0.5)]
+    assert settings.run_name == "resnet50_CUB_AST_ACT"
+
+
+def test_what_a_method_needs_is_asked_for_in_its_stage() -> None:
+    stages = {"first_stage": {"reg_type": "l2"}, "second_stage": {"reg_type": "delta"}}
+    assert list(problems(without="alpha", **stages)) == ["second_stage.alpha", "second_stage.channel_weight_path"]
+
+
+def test_evaluation_has_no_stage() -> None:
+    settings = build(mode="eval")
+    assert (settings.stages, settings.run_name) == ((), "resnet50_CUB_eval")
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"), [({}, 224), ({"base_model_name": "inception_v3"}, 299), ({"image_size": 64}, 64)]
+)
+def test_image_size_is_the_backbones_unless_given(changes: dict[str, Any], size: int) -> None:
+    assert build(**changes).data.image_size == size
+
+
+def test_other_backbones_need_their_layers() -> None:
+    assert "did you mean 'resnet50'" in problems(base_model_name="resnet5")["base_model_name"]
+    assert build(base_model_name="vgg16", aligned_layers=["features.4"]).backbone.aligned_layers == ("features.4",)
+
+
+def test_places365_needs_its_file_and_its_network() -> None:
+    assert "resnet50_places365" in problems(base_task="places365")["source_weights"]
+    assert "resnet50 only" in problems(base_task="places365", base_model_name="resnet101")["base_task"]
+    assert build(base_task="places365", pretrain_path="w.pth").backbone.source_weights == "w.pth"
+
+
+def test_card_and_name_may_be_written_as_numbers() -> None:
+    run = build(gpu_id=3, exp_id=7).run
+    assert (run.gpu_id, run.exp_id) == ("3", "7")
+
+
+def test_settings_are_frozen_and_every_field_says_why() -> None:
+    with pytest.raises(FrozenInstanceError):
+        build().run.repeat = 2  # type: ignore[misc]
+    assert [key for key, (_, field) in FIELDS.items() if not field.metadata["reason"]] == []

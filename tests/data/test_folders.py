@@ -1,0 +1,169 @@
+"""What is found in image folders, and what is said of folders that cannot be used."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torchvision.datasets import ImageFolder as TorchvisionFolder
+
+from afa.data.folders import hold_out, scan_dataset, scan_split, without
+from afa.errors import DataError
+
+ENDINGS = ".jpg .jpeg .png .bmp .gif .webp .tif .tiff"
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * len(name))
+
+
+def relative(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in scan_split(root).paths]
+
+
+def lines_of(action: Callable[..., object], *arguments: object) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        action(*arguments)
+    return caught.value.lines
+
+
+def test_classes_and_images_come_in_the_order_of_torchvision(make_split: Callable[..., Path]) -> None:
+    root = make_split(zebra=3, Ant=2, 柴犬=1)
+    ours, theirs = scan_split(root), TorchvisionFolder(root)
+    assert ours.classes == tuple(theirs.classes) == ("Ant", "zebra", "柴犬")
+    assert [(str(path), label) for path, label in zip(ours.paths, ours.labels, strict=True)] == theirs.samples
+    assert len(ours) == 6
+
+
+def test_nested_folders_any_case_and_every_ending_count_and_hidden_names_do_not(tmp_path: Path) -> None:
+    wanted = [f"a/{index}{ending}" for index, ending in enumerate(ENDINGS.upper().split())]
+    touch(tmp_path, *wanted, "a/deep/er/犬.Jpg", "a/._1.jpg", "a/.cache/1.jpg", "a/readme.txt", ".git/1.jpg", "b.jpg")
+    assert relative(tmp_path) == [*wanted, "a/deep/er/犬.Jpg"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/1.jpg", "root/a/2.jpg", "root/a/sub/3.jpg")
+    (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/a/4.jpg").symlink_to(tmp_path / "elsewhere/1.jpg")
+    (tmp_path / "root/a/sub/up").symlink_to(tmp_path / "root/a")
+    (tmp_path / "root/a/link").symlink_to(tmp_path / "elsewhere")
+    assert relative(tmp_path / "root") == ["a/2.jpg", "a/4.jpg", "a/link/1.jpg", "a/sub/3.jpg", "b/1.jpg"]
+
+
+def test_every_problem_of_a_split_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.jpg", "b/notes.txt", "b/2.npy", "c/1.jpg")
+    (tmp_path / "d").mkdir()
+    scandir = os.scandir
+
+    def deny(path: str) -> object:
+        if Path(path).name == "c":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)  # root may read everything, so mode bits would not do
+    assert lines_of(scan_split, tmp_path) == [
+        f"{tmp_path / 'b'}: no image in this class ({ENDINGS}); it holds .npy, .txt files",
+        f"{tmp_path / 'c'}: cannot be read: Permission denied",
+        f"{tmp_path / 'd'}: no image in this class ({ENDINGS})",
+    ]
+
+
+def test_a_split_without_class_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg")
+    assert lines_of(scan_split, tmp_path) == [f"{tmp_path}: no class folder in it; expected {tmp_path}/<class>/*"]
+    assert lines_of(scan_split, tmp_path / "1.jpg") == [f"{tmp_path}/1.jpg: not a folder"]
+
+
+def test_a_missing_data_set_names_the_nearest_and_the_layout(tmp_path: Path) -> None:
+    for name in ("Stanford_Dogs", "CUB-200-2011", ".hidden"):
+        (tmp_path / name).mkdir()
+    missing = tmp_path / "stanford_dog"
+    layout = f"expected {missing}/train/<class>/* and {missing}/test/<class>/*"
+    beside = "(beside it: CUB-200-2011, Stanford_Dogs)"
+    assert lines_of(scan_dataset, missing) == [
+        f"{missing}: no such folder, did you mean 'Stanford_Dogs'? {beside}; {layout}"
+    ]
+    far = tmp_path / "nowhere" / "Dogs"
+    assert lines_of(scan_dataset, far)[0].startswith(f"{far}: no such folder; {far.parent} does not exist either; ")
+
+
+def test_both_splits_are_looked_at(tmp_path: Path) -> None:
+    touch(tmp_path, "TRAIN/a/1.jpg")
+    assert lines_of(scan_dataset, tmp_path) == [
+        f"{tmp_path}/train: no such folder, did you mean 'TRAIN'? (beside it: TRAIN)",
+        f"{tmp_path}/test: no such folder (beside it: TRAIN)",
+    ]
+
+
+def test_train_and_test_need_the_same_classes(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"train/{name}/1.jpg" for name in "abcdefgh"), "test/a/1.jpg", "test/z/1.jpg")
+    line = (
+        f"{tmp_path}: train and test differ in their classes; only in train: b, c, d, e, f and 2 more; only in test: z"
+    )
+    assert lines_of(scan_dataset, tmp_path) == [line]
+
+
+def test_a_good_data_set(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg", "test/b/2.jpg")
+    train, test = scan_dataset(tmp_path)
+    assert (train.labels, test.labels, train.root) == ((0, 1), (0, 1, 1), tmp_path / "train")
+
+
+def test_the_fingerprint_follows_names_and_sizes_and_not_the_place(tmp_path: Path) -> None:
+    touch(tmp_path / "one", "a/1.jpg", "a/2.jpg")
+    touch(tmp_path / "two", "a/1.jpg", "a/2.jpg")
+    first, second = (scan_split(tmp_path / name) for name in ("one", "two"))
+    assert first.fingerprint() == second.fingerprint()
+    (tmp_path / "two/a/2.jpg").write_bytes(b"another size")
+    assert first.fingerprint() != second.fingerprint()
+    (tmp_path / "one/a/2.jpg").rename(tmp_path / "one/a/3.jpg")
+    assert scan_split(tmp_path / "one").fingerprint() not in (first, second)
+    assert lines_of(first.fingerprint) == [f"{tmp_path}/one/a/2.jpg: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held"), [(0.1, (1, 1, 2)), (0.5, (1, 2, 10)), (0.9, (1, 3, 18)), (1.0, (1, 3, 19))]
+)
+def test_hold_out_takes_its_share_of_each_class(tmp_path: Path, fraction: float, held: tuple[int, ...]) -> None:
+    touch(
+        tmp_path,
+        *(f"{name}/{index:02}.jpg" for name, count in (("a", 2), ("b", 4), ("c", 20)) for index in range(count)),
+    )
+    folder = scan_split(tmp_path)
+    train, held_out = hold_out(folder, fraction, seed=1)
+    assert tuple(held_out.labels.count(label) for label in range(3)) == held
+    assert sorted(train.paths + held_out.paths) == list(folder.paths)
+    assert list(train.paths) == sorted(train.paths)
+    assert list(held_out.paths) == sorted(held_out.paths)
+    assert all(path.parent.name == "abc"[label] for path, label in zip(train.paths, train.labels, strict=True))
+
+
+def test_hold_out_depends_on_its_seed_and_on_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{index:02}.jpg" for name in "ab" for index in range(20)))
+    folder = scan_split(tmp_path)
+    before = hold_out(folder, 0.5, seed=1)
+    assert before == hold_out(folder, 0.5, seed=1)
+    assert before != hold_out(folder, 0.5, seed=2)
+    in_a, in_b = ([int(path.stem) for path in before[1].paths if path.parent.name == name] for name in "ab")
+    assert in_a != in_b
+    touch(tmp_path, "a/20.jpg")
+    after = hold_out(scan_split(tmp_path), 0.5, seed=1)
+    assert in_b == [int(path.stem) for path in after[1].paths if path.parent.name == "b"]
+
+
+def test_hold_out_refuses_classes_of_one_image(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg", "c/1.jpg")
+    assert lines_of(hold_out, scan_split(tmp_path), 0.5, 1) == [
+        f"{tmp_path}/{name}: a single image; holding one out needs at least 2" for name in "ac"
+    ]
+
+
+def test_without_leaves_bad_images_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
+    folder = scan_split(tmp_path)
+    rest = without(folder, [tmp_path / "a/1.jpg", tmp_path / "b/2.jpg"])
+    assert (rest.paths, rest.labels) == ((tmp_path / "a/2.jpg", tmp_path / "b/1.jpg"), (0, 1))
+    assert rest.classes == folder.classes
+    assert lines_of(without, folder, folder.paths[2:]) == [f"{tmp_path}/b: no good image is left"]

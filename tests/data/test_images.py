@@ -1,0 +1,127 @@
+"""Odd image files: those that are read have torchvision's pixels, those that are not get one line."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets.folder import pil_loader
+
+from afa.data.images import read_canvas, read_image
+from afa.errors import DataError
+from tests.data.pictures import noise
+
+RGB = noise(31, 22)
+PALETTE = RGB.quantize(16)
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # turned by a quarter
+
+GOOD: dict[str, Callable[[Path], None]] = {
+    "plain.jpg": lambda path: RGB.save(path, "JPEG"),
+    "png_inside.jpg": lambda path: RGB.save(path, "PNG"),
+    "日本語の犬.png": lambda path: RGB.save(path, "PNG"),
+    "two_in_one.jpg": lambda path: RGB.save(path, "MPO", save_all=True, append_images=[noise(31, 22, seed=9)]),
+    "bmp": lambda path: RGB.save(path, "BMP"),
+    "webp": lambda path: RGB.save(path, "WEBP", lossless=True),
+    "tiff": lambda path: RGB.save(path, "TIFF"),
+    "ppm": lambda path: RGB.save(path, "PPM"),
+    "cmyk.jpg": lambda path: RGB.convert("CMYK").save(path, "JPEG"),
+    "rgba": lambda path: RGB.convert("RGBA").rotate(20).save(path, "PNG"),
+    "la": lambda path: RGB.convert("LA").rotate(20).save(path, "PNG"),
+    "one_bit": lambda path: RGB.convert("1").save(path, "PNG"),
+    "grey": lambda path: RGB.convert("L").save(path, "PNG"),
+    "palette_one_transparent": lambda path: PALETTE.save(path, "PNG", transparency=3),
+    "palette_alphas": lambda path: PALETTE.save(path, "PNG", transparency=bytes(range(16))),
+    "rgb_transparent_colour": lambda path: RGB.save(path, "PNG", transparency=(1, 2, 3)),
+    "moving.gif": lambda path: PALETTE.save(
+        path, "GIF", save_all=True, append_images=[noise(31, 22, seed=9).quantize(16)], transparency=2
+    ),
+    "turned.jpg": lambda path: RGB.save(path, "JPEG", exif=EXIF),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_pixels_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    GOOD[name](path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's on the alphas of a palette
+        expected = pil_loader(path)
+    assert (image.mode, image.size) == ("RGB", (31, 22))
+    assert image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "ending"), [("I;16", "<u2", "png"), ("I", "<i4", "tiff"), ("I;16B", ">u2", "tiff")]
+)
+def test_16_bit_grey_is_scaled(mode: str, dtype: str, ending: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 65535, 31 * 22).astype(dtype).reshape(22, 31)
+    stored = Image.frombytes(mode, (31, 22), values.tobytes())
+    stored.save(tmp_path / f"grey.{ending}")
+    pixels = np.asarray(read_image(tmp_path / f"grey.{ending}"))
+    assert np.array_equal(pixels, np.repeat(values[..., None] // 256, 3, axis=2))
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def cut(path: Path, format: str, keep: float) -> None:
+    noise(100, 80).save(path, format)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+
+
+TOO_LARGE = "million pixels, at most 89 are decoded; make it smaller"
+UNKNOWN_RANGE = "32-bit pixels, of which the range is not known; save it with 8 or 16 bits"
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut.jpg": (lambda path: cut(path, "JPEG", 0.9), "truncated: the end of the image is missing"),
+    "cut.png": (lambda path: cut(path, "PNG", 0.5), "truncated: the end of the image is missing"),
+    "cut_in_header.png": (
+        lambda path: cut(path, "PNG", 0.001),
+        "truncated: the end of the image is missing",
+    ),
+    "empty.jpg": (lambda path: path.touch(), "empty file"),
+    "page.jpg": (
+        lambda path: path.write_text("<html><body>Not found"),
+        "not an image: begins with b'<html><body>Not '",
+    ),
+    "postscript.jpg": (lambda path: RGB.save(path, "EPS"), "not an image: begins with b'%!PS-Adobe-3.0 E'"),
+    "bomb.png": (lambda path: Image.new("1", (10000, 9500)).save(path), f"too large: 95 {TOO_LARGE}"),
+    "bigger_bomb.png": (lambda path: Image.new("1", (13500, 13500)).save(path), f"too large: 182 {TOO_LARGE}"),
+    "float.tiff": (lambda path: Image.new("F", (4, 4), 0.5).save(path), UNKNOWN_RANGE),
+    "int32.tiff": (lambda path: Image.new("I", (4, 4), 65536).save(path), UNKNOWN_RANGE),
+    "gone.jpg": (lambda path: None, "no such file"),
+    "link.jpg": (lambda path: path.symlink_to("nothing"), "a link to a file that is gone"),
+    "folder.jpg": (lambda path: path.mkdir(), "cannot be decoded: [Errno 21] Is a directory: '{path}'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", BAD)
+def test_one_line_says_what_is_wrong(name: str, tmp_path: Path) -> None:
+    make, reason = BAD[name]
+    make(tmp_path / name)
+    with pytest.raises(DataError) as caught:
+        read_image(tmp_path / name)
+    assert caught.value.lines == [f"{tmp_path / name}: {reason.format(path=tmp_path / name)}"]
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", deny)  # root may read everything, so mode bits would not do
+    with pytest.raises(DataError, match=r"a\.jpg: no permission to read it$"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_shape_that_cannot_be_laid_out_is_named_with_its_path(tmp_path: Path) -> None:
+    def refuse(image: Image.Image) -> np.ndarray:
+        raise ValueError(f"{image.width} is too wide")
+
+    RGB.save(tmp_path / "a.png")
+    with pytest.raises(DataError) as caught:
+        read_canvas(tmp_path / "a.png", refuse)
+    assert caught.value.lines == [f"{tmp_path}/a.png: 31 is too wide"]

@@ -1,0 +1,143 @@
+"""The same batches from memory, from files, with any number of workers, and from the middle of an epoch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from afa.data import loaders
+from afa.data.cache import load_canvases
+from afa.data.folders import ImageFolder, scan_split
+from afa.data.images import read_image
+from afa.data.loaders import Batch, TrainLoader
+from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise
+from afa.errors import DataError
+
+CPU = torch.device("cpu")
+MODES = ["default", "improved"]
+
+
+@pytest.fixture
+def folder(make_split: Callable[..., Path]) -> ImageFolder:
+    return scan_split(make_split(a=6, b=8, c=4))
+
+
+def train_loader(folder: ImageFolder, mode: str = "default", *, workers: int | None = 0, seed: int = 1) -> TrainLoader:
+    """Batches of 5 from files, or with ``workers`` None from memory."""
+    preprocessing = Preprocessing(32, mode)
+    canvases = load_canvases(folder.paths, preprocessing.train_canvas, workers=1)[0] if workers is None else None
+    return TrainLoader(
+        folder, preprocessing, batch_size=5, seed=seed, device=CPU, num_workers=workers or 0, canvases=canvases
+    )
+
+
+def test_loader(folder: ImageFolder, mode: str, *, workers: int | None) -> loaders.TestLoader:
+    preprocessing = Preprocessing(32, mode)
+    canvases = load_canvases(folder.paths, preprocessing.test_canvas, workers=1)[0] if workers is None else None
+    return loaders.TestLoader(
+        folder, preprocessing, batch_size=5, device=CPU, num_workers=workers or 0, canvases=canvases
+    )
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]
+
+
+def same(ours: list[Batch], theirs: list[Batch]) -> bool:
+    return len(ours) == len(theirs) and all(
+        torch.equal(entry, other)
+        for own, others in zip(ours, theirs, strict=True)
+        for entry, other in zip(own, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_epoch_is_what_its_order_and_draws_say(folder: ImageFolder, mode: str) -> None:
+    loader = train_loader(folder, mode)
+    batches = list(loader.epoch(2))
+    assert [len(batch.images) for batch in batches] == [5, 5, 5, 3]
+    assert len(loader) == 4
+    order = draw_order(1, 2, 18)
+    assert torch.equal(torch.cat([batch.indices for batch in batches]), order)
+    draws = draw_augmentation(1, 2, 18, loader.preprocessing)
+    for batch in batches:
+        for image, label, index in zip(batch.images, batch.labels, batch.indices.tolist(), strict=True):
+            assert label == folder.labels[index]
+            canvas = torch.from_numpy(loader.preprocessing.train_canvas(read_image(folder.paths[index])))[None]
+            own = Draws(*(table[index : index + 1] for table in draws))
+            assert torch.equal(image, normalise(augment(canvas, *own, size=32))[0])
+    assert (batches[0].images.dtype, batches[0].labels.dtype) == (torch.float32, torch.int64)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_workers_and_memory_change_nothing(folder: ImageFolder, mode: str) -> None:
+    expected = list(train_loader(folder, mode).epoch(1))
+    for workers in (None, 1, 2):
+        assert same(list(train_loader(folder, mode, workers=workers).epoch(1)), expected), workers
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_an_epoch_taken_up_in_the_middle_goes_on_the_same(folder: ImageFolder, workers: int | None) -> None:
+    whole = list(train_loader(folder).epoch(3))
+    loader = train_loader(folder, workers=workers)
+    for start in (0, 2, 4):
+        assert same(list(loader.epoch(3, start=start)), whole[start:])
+
+
+def test_epochs_and_seeds_differ(folder: ImageFolder) -> None:
+    first = list(train_loader(folder).epoch(0))
+    assert not same(first, list(train_loader(folder).epoch(1)))
+    assert not same(first, list(train_loader(folder, seed=2).epoch(0)))
+
+
+@pytest.mark.parametrize("workers", [None, 0, 1])
+def test_the_global_random_state_is_left_alone(folder: ImageFolder, workers: int | None) -> None:
+    train, test = train_loader(folder, workers=workers), test_loader(folder, "improved", workers=workers)
+    before: Tensor = torch.get_rng_state()
+    list(train.epoch(0))
+    list(test)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_the_test_set_comes_whole_and_in_order(folder: ImageFolder, mode: str, workers: int | None) -> None:
+    loader = test_loader(folder, mode, workers=workers)
+    batches = list(loader)
+    views = {"default": 1, "improved": 10}[mode]
+    assert len(loader) == len(batches) == 4
+    assert [len(batch.views) for batch in batches] == [count * views for count in (5, 5, 5, 3)]
+    assert {batch.views_per_image for batch in batches} == {views}
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(18))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == list(folder.labels)
+    centre = torch.cat([batch.views for batch in batches]).unflatten(0, (18, views))[:, 4 if views == 10 else 0]
+    canvases = np.stack([loader.preprocessing.test_canvas(read_image(path))[-1] for path in folder.paths])
+    assert torch.equal(centre, normalise(torch.from_numpy(canvases).permute(0, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_named_in_the_main_process(folder: ImageFolder, workers: int) -> None:
+    folder.paths[7].write_text("<html>")
+    line = f"{folder.paths[7]}: not an image: begins with b'<html>'"
+    for batches in (
+        train_loader(folder, workers=workers).epoch(0),
+        iter(test_loader(folder, "default", workers=workers)),
+    ):
+        with pytest.raises(DataError) as caught:
+            list(batches)
+        assert caught.value.lines == [line]
+
+
+def test_canvases_of_another_folder_are_refused(folder: ImageFolder) -> None:
+    with pytest.raises(ValueError, match="3 canvases of 18 images"):
+        TrainLoader(
+            folder,
+            Preprocessing(32),
+            batch_size=5,
+            seed=1,
+            device=CPU,
+            num_workers=0,
+            canvases=np.zeros((3, 37, 37, 3), np.uint8),
+        )

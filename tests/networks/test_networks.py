@@ -1,0 +1,160 @@
+"""Aligned layers, parameter counts, and what happens to weights on their way into a network."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+
+from afa.errors import CheckpointError, ConfigError
+from afa.method.catalogue import METHODS
+from afa.method.objectives import Objective
+from afa.networks.backbones import BACKBONES
+from afa.networks.build import build_network, head_name, load_backbone
+from afa.networks.features import FeatureNetwork, FrozenSource
+from afa.networks.weights import load_file_safely, load_state, state_dict_of
+
+TABLE_6 = {"resnet101": (405_475, 204_600), "inception_v3": (819_041, 409_638), "mobilenet_v2": (56_791, 28_358)}
+MAPS = {
+    "resnet101": [(256, 56), (512, 28), (1024, 14), (2048, 7)],
+    "resnet50": [(256, 56), (512, 28), (1024, 14), (2048, 7)],
+    "mobilenet_v2": [(32, 28), (64, 14), (96, 14), (320, 7)],
+    "inception_v3": [(192, 71), (288, 35), (768, 17), (2048, 8)],
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_aligned_maps_and_attention_parameters(name):
+    backbone = BACKBONES[name]
+    target = FeatureNetwork(build_network(name, 10), backbone.aligned_layers)
+    shapes = target.map_shapes(backbone.image_size)
+    assert [(shape.channels, shape.height) for shape in shapes] == MAPS[name]
+    assert all(shape.height == shape.width for shape in shapes)
+    if name in TABLE_6:
+        counts = tuple(
+            sum(p.numel() for p in Objective(METHODS[m], shapes, head=(), backbone=(), alpha=1, gamma=1).parameters())
+            for m in ("ast", "act")
+        )
+        assert counts == TABLE_6[name]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_features_are_the_networks_own_outputs(training):
+    network = build_network("mobilenet_v2", 5)
+    network.classifier[0].p = 0.0
+    layers = BACKBONES["mobilenet_v2"].aligned_layers
+    hooked = {}
+    for layer in layers:
+        network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, layer=layer: hooked.update({layer: out.clone()}))
+    images = torch.rand(2, 3, 64, 64)
+    logits, maps = FeatureNetwork(network, layers).train(training)(images)
+    hooked.clear()
+    expected = network.train(training)(images)
+    torch.testing.assert_close(logits, expected)
+    for layer, map_ in zip(layers, maps, strict=True):
+        torch.testing.assert_close(map_, hooked[layer])
+
+
+def test_an_in_place_activation_does_not_change_an_aligned_map():
+    network = get_model("vgg11", weights=None, num_classes=3)
+    target = FeatureNetwork(network, ["features.3"])  # a convolution with an in-place ReLU right behind it
+    _, (raw,) = target.eval()(torch.rand(1, 3, 64, 64))
+    assert (raw < 0).any()
+
+
+def test_state_dict_keys_stay_torchvisions():
+    target = FeatureNetwork(build_network("resnet50", 7), BACKBONES["resnet50"].aligned_layers)
+    assert list(target.network.state_dict()) == list(get_model("resnet50", weights=None).state_dict())
+    assert head_name(target.network) == "fc"
+    assert len(target.head_parameters()) + len(target.backbone_parameters()) == len(list(target.network.parameters()))
+
+
+def test_the_source_stays_as_it_is():
+    network = build_network("mobilenet_v2", 2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    source = FrozenSource(network, ["features.5.conv.2"], torch.device("cpu"))
+    (first,), (second,) = source(torch.rand(2, 3, 32, 32)), source(torch.rand(2, 3, 32, 32))
+    assert not first.requires_grad and first.shape == second.shape
+    assert not isinstance(source, nn.Module)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_source_runs_no_further_than_its_last_aligned_layer():
+    network = build_network("mobilenet_v2", 2)
+    reached = []
+    for number, block in enumerate(network.features):
+        block.register_forward_hook(lambda *_, number=number: reached.append(number))
+        for module in block.modules():
+            module.register_forward_hook(lambda *_, number=number: reached.append(number))
+    FrozenSource(network, ["features.5.conv.2"], torch.device("cpu"))(torch.rand(1, 3, 32, 32))
+    assert max(reached) == 5
+
+
+def test_an_unknown_layer_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no layer layer1\.2\.convv3; near: layer1\.2\.conv3"):
+        FeatureNetwork(build_network("resnet50", 2), ["layer1.2.convv3"])
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_source_weights_come_bare_or_wrapped_with_or_without_head(tmp_path, wrap, prefix):
+    given = build_network("mobilenet_v2", 1000)
+    state = {prefix + name: value for name, value in given.state_dict().items() if not name.startswith("classifier") or prefix}
+    torch.save(wrap(state), tmp_path / "source.pth")
+    network = build_network("mobilenet_v2", 3)
+    load_backbone(network, state_dict_of(load_file_safely(tmp_path / "source.pth"), tmp_path), "source.pth")
+    assert torch.equal(network.features[17].conv[2].weight, given.features[17].conv[2].weight)
+    assert network.classifier[1].weight.shape == (3, 1280)
+
+
+def test_weights_that_do_not_fit_are_named_key_by_key():
+    state = build_network("mobilenet_v2", 3).state_dict()
+    state["features.0.0.weight"] = torch.zeros(1)
+    state["stray"] = state.pop("features.0.1.bias")
+    with pytest.raises(CheckpointError) as error:
+        load_state(build_network("mobilenet_v2", 3), state, "x.pth")
+    for words in ("missing features.0.1.bias", "unexpected stray", "features.0.0.weight is (1,), the network's (32, 3, 3, 3)"):
+        assert words in str(error.value)
+
+
+class _Code:
+    """A pickle of this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    torch.save({"model": _Code(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        load_file_safely(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", None])
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
+    path = tmp_path / "broken.pth"
+    if content is None:
+        torch.save({"a": torch.zeros(1000)}, path)
+        content = path.read_bytes()[:-200]
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        load_file_safely(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_offline_says_which_file_to_put_where(monkeypatch, tmp_path):
+    from urllib.error import URLError
+
+    from afa.networks.build import load_source_weights
+
+    def offline(*_args, **_kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(CheckpointError) as error:
+        load_source_weights("mobilenet_v2", "")
+    assert f"put https://download.pytorch.org/models/mobilenet_v2-b0353104.pth at {tmp_path}/hub/checkpoints/mobilenet_v2-b0353104.pth" in str(error.value)

@@ -1,0 +1,140 @@
+"""The training step against an independent implementation of SPEC sections 2 and 3, written the obvious way."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from afa.method.catalogue import METHODS
+from afa.networks.build import build_network, load_source_weights
+from afa.training.engine import train_step
+from afa.training.setup import Start, build_learner
+
+LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
+ALPHA, BETA, RATE, MOMENTUM = 0.02, 0.01, 0.01, 0.9
+
+
+class Textbook:
+    """Two networks with forward hooks, losses with loops, torch's own SGD over one list of parameters."""
+
+    def __init__(self, learner, start, kind):
+        self.kind = kind
+        self.attention = copy.deepcopy(list(learner.objective.alignments[kind].attentions))
+        self.target = copy.deepcopy(learner.target.network)
+        self.source = build_network("mobilenet_v2", learner.target.network.classifier[1].out_features)
+        self.source.load_state_dict(start, strict=False)
+        self.source.eval().requires_grad_(False)
+        self.target.train()
+        self.maps = {}
+        for name, network in (("s", self.source), ("t", self.target)):
+            for layer in LAYERS:
+                key = (name, layer)
+                network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, key=key: self.maps.update({key: out}))
+        parameters = [*self.target.parameters(), *(p for a in self.attention for p in a.parameters())]
+        self.optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
+
+    def alignment(self, batch):
+        total = 0.0
+        for layer, attend in zip(LAYERS, self.attention, strict=True):
+            source, target = self.maps["s", layer].detach(), self.maps["t", layer]
+            channels, positions = source.shape[1], source.shape[2] * source.shape[3]
+            for image in range(batch):
+                d = (target[image] - source[image]).flatten(1)  # (C, HW)
+                if self.kind == "spatial":
+                    hidden = F.relu(F.linear(source[image].flatten(1).mean(0), attend.fc1.weight))
+                    a = torch.softmax(F.linear(hidden, attend.fc2.weight, attend.fc2.bias), 0)
+                    total = total + (positions * a * d).norm() ** 2 / (2 * batch)
+                else:
+                    hidden = F.relu(F.linear(source[image].flatten(1), attend.fc1.weight))
+                    a = torch.softmax(F.linear(hidden, attend.fc2.weight).flatten() + attend.bias, 0)
+                    total = total + sum(channels * a[c] * d[c].norm() ** 2 for c in range(channels)) / (2 * batch)
+        return total
+
+    def step(self, images, labels):
+        self.source(images)
+        logits = self.target(images)
+        head = [self.target.classifier[1].weight, self.target.classifier[1].bias]
+        parts = (
+            F.cross_entropy(logits, labels),
+            sum(p.norm() ** 2 for p in head) / 2,
+            self.alignment(len(images)),
+        )
+        total = parts[0] + BETA * parts[1] + ALPHA * parts[2]
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+        return [value.item() for value in (*parts, total)]
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ast", "spatial"), ("act", "channel")])
+def test_five_steps_equal_the_textbook(settings_for, method, kind):
+    settings = settings_for(reg_type=method, alpha=ALPHA, beta=BETA, lr=RATE, momentum=MOMENTUM)
+    # Real weights: random ones with few pixels a batch-norm make any two implementations drift apart.
+    start, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
+    learner = build_learner(
+        settings.backbone,
+        settings.stages[0],
+        start=Start(start, origin, with_head=False),
+        num_classes=3,
+        image_size=64,
+        seed=3,
+        device=torch.device("cpu"),
+    )
+    learner.target.network.classifier[0].p = 0.0  # dropout would draw differently in the two
+    textbook = Textbook(learner, start, kind)
+    learner.target.train()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        images = torch.randn(8, 3, 64, 64, generator=generator)
+        labels = torch.randint(3, (8,), generator=generator)
+        losses, _ = train_step(learner, images, labels)
+        expected = textbook.step(images, labels)
+        assert [v.item() for v in losses[:4]] == pytest.approx(expected, rel=1e-4)
+    for name, value in textbook.target.state_dict().items():
+        torch.testing.assert_close(learner.target.network.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_stage_two_starts_from_the_whole_of_stage_one(settings_for):
+    """The head goes on, and the alignment does not start at 0: batch statistics against stored ones."""
+    settings = settings_for(reg_type="act")
+    stage_one = build_network("mobilenet_v2", learner.target.network.classifier[1].out_features).state_dict()
+    arguments = dict(num_classes=3, image_size=32, seed=1, device=torch.device("cpu"))
+    learner = build_learner(
+        settings.backbone, settings.stages[0], start=Start(stage_one, "stage one", with_head=True), **arguments
+    )
+    state = learner.target.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in stage_one.items())
+    learner.target.train()
+    losses, _ = train_step(learner, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    assert losses.alignment > 0
+
+
+@pytest.mark.parametrize("method", ["l2", "l2_sp", "l2_fe", "dfa", "one_stage"])
+def test_every_method_steps_and_adds_up(settings_for, method):
+    settings = settings_for(reg_type=method, alpha=0.5)
+    stage = settings.stages[0]
+    start = build_network("mobilenet_v2", learner.target.network.classifier[1].out_features).state_dict()
+    learner = build_learner(
+        settings.backbone,
+        stage,
+        start=Start(start, "test", with_head=False),
+        num_classes=3,
+        image_size=32,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+    row = METHODS[method]
+    assert (learner.source is not None) == row.needs_source
+    assert stage.weight_decay == (1e-4 if method in ("l2", "l2_fe") else 0.0)
+    before = {name: value.clone() for name, value in learner.target.network.state_dict().items()}
+    learner.target.train()
+    for _ in range(2):
+        losses, _ = train_step(learner, torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+    gamma = stage.head_penalty if row.head_penalty else 0.0
+    parts = losses.classification + 0.5 * losses.alignment + gamma * losses.head_penalty
+    torch.testing.assert_close(losses.total, parts)
+    assert (losses.alignment > 0) == row.needs_alpha
+    changed = {name for name, value in learner.target.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("classifier") for name in changed)
+    assert any(name.startswith("features") for name in changed) == row.trains_backbone
