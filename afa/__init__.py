@@ -20,7 +20,7 @@ _PUBLIC = {
     "load_checkpoint": "afa.training.checkpoint",
     "AFAError": "afa.errors",
 }
-__all__ = list(_PUBLIC)  # noqa: PLE0604
+__all__ = list(_PUBLIC)
 __version__ = "0.1.0"
 
 

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace the file's")
     words = parser.parse_args(arguments)
     try:
-        settings = load_settings(words.config, words.overrides)
+        settings = load_settings(words.config, words.overrides, check_files=True)
         from afa.training.algorithm import run
 
         run(settings)

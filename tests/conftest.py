@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+# Networks this small gain nothing from threads, and threads that wait for each other lose a lot.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo"

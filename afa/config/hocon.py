@@ -10,15 +10,10 @@ from typing import Any
 import pyparsing
 from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[import-untyped]
 
+from afa.config.paths import check_paths
 from afa.config.scanner import Finding, Origin
-from afa.config.settings import (
-    RENAMED,
-    STAGE_KEYS,
-    STAGE_NAMES,
-    Problem,
-    Settings,
-    build_settings,
-)
+from afa.config.schema import Problem, build_settings
+from afa.config.settings import RENAMED, STAGE_KEYS, STAGE_NAMES, Settings
 from afa.config.source import COMMAND_LINE, Source, read_source
 from afa.errors import ConfigError
 
@@ -26,7 +21,7 @@ _KEY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*", re.ASCII)
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
-def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings:
     """Read a config file.
 
     Args:
@@ -34,6 +29,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         overrides: words of the command line, ``key=value`` or ``first_stage.key=value``. The
             value is JSON where it can be read as JSON, else a string as it stands. They win
             over the file; a stage's key without the stage's name wins for every stage.
+        check_files: whether the files and folders that the settings name must be there.
 
     Raises:
         ConfigError: with every problem found, one a line: file, line, key, what would be right.
@@ -44,7 +40,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     values = _parse(source, findings)
     settings = None
     if values is not None:
-        settings, problems = build_settings(_latest_win(values, given, source.keys))
+        settings, problems = build_settings(_latest_win(values, given, source.keys), *[check_paths] * check_files)
         # Where an include was refused, what it would have set is not missing.
         findings += [_located(found, source) for found in problems if source.complete or not _is_missing(found)]
     if findings or settings is None:

@@ -33,4 +33,4 @@ def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Pat
                 if candidate.is_file():
                     return candidate
     places = f"{named} and {Path(outpath) / named / BEST}"
-    raise ConfigError(f"pre_trained_path: no checkpoint at {places}; train the stage before first, or name its file")
+    raise ConfigError(f"no checkpoint at {places}; train the stage before first, or name its file")

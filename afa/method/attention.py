@@ -29,7 +29,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention over channels (eq. 7): FC, ReLU, FC shared by all, one free bias a channel, softmax over the C channels.
+    """Attention over channels (eq. 7): FC, ReLU, FC shared by all, a free bias each, softmax over the C channels.
 
     Args:
         channels, height, width: of the aligned layer's map. The hidden width is ``height`` (Table 1).

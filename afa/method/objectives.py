@@ -150,12 +150,10 @@ class Objective(nn.Module):
         return [
             f"{kind}_{layer}"
             for kind, alignment in self.alignments.items()
-            for layer, _ in enumerate(alignment.attentions, start=1)
+            for layer, _ in enumerate(alignment.get_submodule("attentions").children(), start=1)
         ]
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor]
-    ) -> Losses:
+    def forward(self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor]) -> Losses:
         """(B, K) logits, (B,) labels and both networks' aligned maps -> the losses."""
         classification = self.classification(logits, labels)
         penalty = head_penalty(self._head)

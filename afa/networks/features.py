@@ -8,6 +8,7 @@ whose state-dict keys stay torchvision's.
 import difflib
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from afa.method.objectives import MapShape
 from afa.networks.build import head_name
 
 
-def _extractor(network: nn.Module, layers: Sequence[str]) -> nn.Module:
+def _extractor(network: nn.Module, layers: Sequence[str]) -> Any:
     """A module that returns the layers' outputs, in order, as a dict."""
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
@@ -28,7 +29,7 @@ def _extractor(network: nn.Module, layers: Sequence[str]) -> nn.Module:
     return extractor
 
 
-def _forbid_in_place_changes(extractor: nn.Module) -> None:
+def _forbid_in_place_changes(extractor: Any) -> None:
     """An in-place activation right behind an aligned layer (VGG) would change its map after the fact."""
     for graph in (extractor.train_graph, extractor.eval_graph):
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes

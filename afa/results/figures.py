@@ -17,7 +17,7 @@ LOG_COLUMNS = {
     "val_loss": "loss",
     "val_top1_acc": "top1",
 }
-"""Column of ``log.txt``, as the authors' release names it -> name in a row. Without alpha and gamma but for the total."""
+"""Column of ``log.txt``, named as in the authors' release -> name in a row; alpha and gamma are in the total alone."""
 
 
 class Spread(NamedTuple):

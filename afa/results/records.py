@@ -31,7 +31,9 @@ def claim_folder(folder: Path) -> Any:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise AFAError(f"{folder}: another run is at work there; wait for it, or choose another exp_id=<name>") from None
+        raise AFAError(
+            f"{folder}: another run is at work there; wait for it, or choose another exp_id=<name>"
+        ) from None
     return lock
 
 
@@ -63,7 +65,9 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
     """``log.txt``: tab-separated, a line an epoch, under the released columns."""
     lines = ["\t".join(LOG_COLUMNS)]
     for row in history:
-        lines.append("\t".join(f"{row[name]:.6f}" if name != "epoch" else str(row[name]) for name in LOG_COLUMNS.values()))
+        lines.append(
+            "\t".join(f"{row[name]:.6f}" if name != "epoch" else str(row[name]) for name in LOG_COLUMNS.values())
+        )
     write_text(path, "\n".join(lines) + "\n")
 
 

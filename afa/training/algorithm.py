@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ def run(settings: Settings) -> dict[str, Any]:
             return finished
         journal.say(f"{settings.run_name}, on {_device_name(device)}, torch {torch.__version__}; writing to {folder}")
         work = _evaluate if settings.run.mode == "eval" else _train
-        result = {"run": settings.run_name, "environment": environment(device), **work(settings, folder, device, journal)}
+        result = {
+            "run": settings.run_name,
+            "environment": environment(device),
+            **work(settings, folder, device, journal),
+        }
         write_json(folder / RESULT, result)
         journal.say(f"{result['table']}\nwritten to {folder}")
         return result
@@ -65,7 +70,8 @@ def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
         strange = [item.name for item in folder.iterdir() if item.name != ".lock"]
         if strange:
             raise AFAError(f"{folder}: holds files ({strange[0]}) but no run; choose another exp_id=<name>")
-        write_text(path, format_settings(settings))
+        # Run again, the saved config is to go on with this run, not to move it aside.
+        write_text(path, format_settings(replace(settings, run=replace(settings.run, overwrite=False))))
         return None
     different = differences(load_settings(path), settings)
     if different:

@@ -80,7 +80,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = load_file_safely(path)
     model = state_dict_of(content, path)
-    known: Mapping[str, Any] = {name: value for name, value in content.items() if name in Checkpoint.__dataclass_fields__}
+    known: Mapping[str, Any] = {
+        name: value for name, value in content.items() if name in Checkpoint.__dataclass_fields__
+    }
     if "epoch" not in known or "classes" not in known:
         return Checkpoint(model=model)
     try:

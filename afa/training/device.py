@@ -15,11 +15,15 @@ def choose_device(gpu_id: str) -> tuple[torch.device, str]:
     if first == "cpu":
         return torch.device("cpu"), ""
     if not first.isdigit():
-        raise ConfigError(f"gpu_id: '{gpu_id}' is no card; write the number of a CUDA card (nvidia-smi lists them) or cpu")
+        raise ConfigError(
+            f"gpu_id: '{gpu_id}' is no card; write the number of a CUDA card (nvidia-smi lists them) or cpu"
+        )
     if not torch.cuda.is_available():
         return torch.device("cpu"), "no CUDA card here: running on the CPU"
     if int(first) >= torch.cuda.device_count():
-        raise ConfigError(f"gpu_id: there is no card {first}; this machine has cards 0 to {torch.cuda.device_count() - 1}")
+        raise ConfigError(
+            f"gpu_id: there is no card {first}; this machine has cards 0 to {torch.cuda.device_count() - 1}"
+        )
     note = ""
     if more:
         note = (

@@ -93,7 +93,7 @@ def predict(
     target.eval()
     logits, labels = [], []
     for batch in batches:
-        views, _ = target(batch.views.contiguous())
+        views, _ = target(batch.views)
         logits.append(views.unflatten(0, (-1, batch.views_per_image)).mean(dim=1).float().cpu())
         labels.append(batch.labels.cpu())
         after_batch(len(batch.labels))

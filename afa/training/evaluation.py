@@ -64,5 +64,6 @@ def _check_preprocessing(checkpoint: Checkpoint, path: Path, settings: Settings)
     asked = (settings.data.image_size, settings.data.augmentation)
     if checkpoint.image_size and trained != asked:
         raise AFAError(
-            f"{path}: trained with image_size = {trained[0]}, data_aug = {trained[1]}; the config says {asked[0]}, {asked[1]}"
+            f"{path}: trained with image_size = {trained[0]}, data_aug = {trained[1]}; "
+            f"the config says {asked[0]}, {asked[1]}"
         )

@@ -84,7 +84,9 @@ def build_learner(
         alpha=stage.alpha,
         gamma=stage.head_penalty,
         classification=stage.classification,
-        channel_weights=load_channel_weights(Path(stage.channel_weight_path), shapes) if "delta" in method.alignments else (),
+        channel_weights=load_channel_weights(Path(stage.channel_weight_path), shapes)
+        if "delta" in method.alignments
+        else (),
     ).to(device)
     optimizer = build_optimizer(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay
@@ -100,7 +102,9 @@ def build_source(backbone: BackboneSettings, start: Start, device: torch.device)
     return FrozenSource(network, aligned_layers(backbone), device)
 
 
-def build_target(backbone: BackboneSettings, checkpoint: Checkpoint, path: Path, classes: Sequence[str]) -> FeatureNetwork:
+def build_target(
+    backbone: BackboneSettings, checkpoint: Checkpoint, path: Path, classes: Sequence[str]
+) -> FeatureNetwork:
     """A trained network for evaluation: no source, no attention (SPEC section 2)."""
     check_fit(checkpoint, path, backbone.name, classes)
     network = build_network(backbone.name, len(classes))
@@ -121,7 +125,9 @@ def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[s
         network = build_network(name, len(classes))
     bias = head_keys(network)[-1]
     if bias not in checkpoint.model:
-        raise CheckpointError(f"{path}: holds no {name}: its head {bias} is missing (keys begin with {next(iter(checkpoint.model))})")
+        raise CheckpointError(
+            f"{path}: holds no {name}: its head {bias} is missing (keys begin with {next(iter(checkpoint.model))})"
+        )
     outputs = len(checkpoint.model[bias])
     if outputs != len(classes):
         raise CheckpointError(f"{path}: its head has {outputs} classes; the data set has {len(classes)}")
@@ -145,5 +151,7 @@ def load_channel_weights(path: Path, shapes: Sequence[MapShape]) -> list[Tensor]
         raise CheckpointError(f"{path}: no JSON of channel weights, one list of numbers a layer: {error}") from None
     got, wanted = [tuple(w.shape) for w in weights], [(shape.channels,) for shape in shapes]
     if got != wanted or not all(w.isfinite().all() for w in weights):
-        raise CheckpointError(f"{path}: holds lists of shapes {got}; the aligned layers have {wanted} channels, all finite")
+        raise CheckpointError(
+            f"{path}: holds lists of shapes {got}; the aligned layers have {wanted} channels, all finite"
+        )
     return weights

@@ -1,11 +1,12 @@
 """The images of a run: training, held-out and test split, decoded once where memory allows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from afa.config.settings import DataSettings
 from afa.data.cache import load_canvases
@@ -50,7 +51,7 @@ class ImageReader:
         """A split to score on, ``<dataset>/test`` unless given. Raises DataError for bad folders or images."""
         return self._read(folder or scan_split(self.root / "test"), self.preprocessing.test_canvas)
 
-    def _read(self, folder: ImageFolder, make_canvas: object) -> Split:
+    def _read(self, folder: ImageFolder, make_canvas: Callable[[Image.Image], np.ndarray]) -> Split:
         keep = self._fits_memory(len(folder))
         done = 0
         with self._journal.progress(f"reading {folder.root.name}", len(folder)) as bar:
@@ -72,7 +73,9 @@ class ImageReader:
         if self._settings.bad_images == "error":
             mend = "mend or remove them, or go on without them: bad_images=skip"
             raise DataError([*lines, f"{self.root}: {len(lines)} bad images; {mend}"])
-        self._journal.say("\n".join([*(f"skipped {line}" for line in lines), f"went on without {len(lines)} bad images"]))
+        self._journal.say(
+            "\n".join([*(f"skipped {line}" for line in lines), f"went on without {len(lines)} bad images"])
+        )
 
     def _fits_memory(self, images: int) -> bool:
         if self._settings.cache == "none":
@@ -88,7 +91,7 @@ class ImageReader:
         return True
 
 
-def _no_canvas(image: object) -> np.ndarray:
+def _no_canvas(image: Image.Image) -> np.ndarray:
     """Nothing to keep: that the image could be decoded is all that is asked."""
     return np.zeros(1, np.uint8)
 

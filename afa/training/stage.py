@@ -14,12 +14,12 @@ from afa.config.layout import BEST, LAST
 from afa.config.settings import BackboneSettings, StageSettings
 from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
-from afa.errors import AFAError
+from afa.errors import AFAError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Losses
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import Row, Score, StageResult
-from afa.results.journal import Journal, Progress
+from afa.results.journal import Journal
 from afa.results.records import Scalars, write_json, write_log, write_predictions
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from afa.training.engine import Learner, TestFigures, TrainSums, predict, score, train_one_epoch
@@ -83,6 +83,7 @@ def train_stage(job: StageJob, journal: Journal) -> StageResult:
         seed=job.seed,
         device=job.device,
     )
+    _check_last_batch(job, learner)
     history, seconds = _go_on(job, learner, journal)
     loader = TrainLoader(
         job.splits.train.folder,
@@ -110,6 +111,18 @@ def train_stage(job: StageJob, journal: Journal) -> StageResult:
     return _conclude(job, history, seconds, journal)
 
 
+def _check_last_batch(job: StageJob, learner: Learner) -> None:
+    """Batch-norm cannot train on a single value a channel: one image with maps of one position."""
+    images = len(job.splits.train.folder)
+    if images % job.batch_size != 1:
+        return
+    if any(s.height * s.width == 1 for s in learner.target.map_shapes(job.preprocessing.image_size)):
+        raise ConfigError(
+            f"batch_size: with {job.batch_size} the last batch of {images} images holds a single one, too few for "
+            f"batch-norm at image_size = {job.preprocessing.image_size}; choose another batch_size"
+        )
+
+
 def _train_epoch(job: StageJob, learner: Learner, loader: TrainLoader, epoch: int, journal: Journal) -> Row:
     """Train one epoch, counted from 0, and return its training figures."""
     rate = job.stage.learning_rate * learning_rate_factor(
@@ -129,7 +142,9 @@ def _train_epoch(job: StageJob, learner: Learner, loader: TrainLoader, epoch: in
             if step % job.print_freq == 0 or step == len(loader):
                 text = _check_finite(losses, f"{where} step {step}", rate)
                 bar.show(text)
-                journal.note(f"{where} step {step}/{len(loader)}: {text}, {seen / (time.monotonic() - started):.1f} images/s")
+                journal.note(
+                    f"{where} step {step}/{len(loader)}: {text}, {seen / (time.monotonic() - started):.1f} images/s"
+                )
             bar.update(images)
 
         train_one_epoch(learner, loader.epoch(epoch), sums, after_step)

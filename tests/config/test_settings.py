@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from afa.config.settings import FIELDS, RELEASED_METHODS, Settings, build_settings
+from afa.config.schema import build_settings
+from afa.config.settings import FIELDS, RELEASED_METHODS, Settings
 
 GOOD = {
     "target_dataset": "CUB",
@@ -95,7 +96,7 @@ def test_what_a_method_needs_is_asked_for_in_its_stage() -> None:
 
 
 def test_evaluation_has_no_stage() -> None:
-    settings = build(mode="eval")
+    settings = build(mode="eval", pre_trained_path="best.pth")
     assert (settings.stages, settings.run_name) == ((), "resnet50_CUB_eval")
 
 

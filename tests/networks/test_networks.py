@@ -44,7 +44,9 @@ def test_features_are_the_networks_own_outputs(training):
     layers = BACKBONES["mobilenet_v2"].aligned_layers
     hooked = {}
     for layer in layers:
-        network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, layer=layer: hooked.update({layer: out.clone()}))
+        network.get_submodule(layer).register_forward_hook(
+            lambda _m, _i, out, layer=layer: hooked.update({layer: out.clone()})
+        )
     images = torch.rand(2, 3, 64, 64)
     logits, maps = FeatureNetwork(network, layers).train(training)(images)
     hooked.clear()
@@ -73,7 +75,8 @@ def test_the_source_stays_as_it_is():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     source = FrozenSource(network, ["features.5.conv.2"], torch.device("cpu"))
     (first,), (second,) = source(torch.rand(2, 3, 32, 32)), source(torch.rand(2, 3, 32, 32))
-    assert not first.requires_grad and first.shape == second.shape
+    assert not first.requires_grad
+    assert first.shape == second.shape
     assert not isinstance(source, nn.Module)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -98,7 +101,11 @@ def test_an_unknown_layer_is_named_with_the_nearest():
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_source_weights_come_bare_or_wrapped_with_or_without_head(tmp_path, wrap, prefix):
     given = build_network("mobilenet_v2", 1000)
-    state = {prefix + name: value for name, value in given.state_dict().items() if not name.startswith("classifier") or prefix}
+    state = {
+        prefix + name: value
+        for name, value in given.state_dict().items()
+        if not name.startswith("classifier") or prefix
+    }
     torch.save(wrap(state), tmp_path / "source.pth")
     network = build_network("mobilenet_v2", 3)
     load_backbone(network, state_dict_of(load_file_safely(tmp_path / "source.pth"), tmp_path), "source.pth")
@@ -112,7 +119,11 @@ def test_weights_that_do_not_fit_are_named_key_by_key():
     state["stray"] = state.pop("features.0.1.bias")
     with pytest.raises(CheckpointError) as error:
         load_state(build_network("mobilenet_v2", 3), state, "x.pth")
-    for words in ("missing features.0.1.bias", "unexpected stray", "features.0.0.weight is (1,), the network's (32, 3, 3, 3)"):
+    for words in (
+        "missing features.0.1.bias",
+        "unexpected stray",
+        "features.0.0.weight is (1,), the network's (32, 3, 3, 3)",
+    ):
         assert words in str(error.value)
 
 
@@ -142,7 +153,8 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         load_file_safely(path)
-    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
 
 
 def test_offline_says_which_file_to_put_where(monkeypatch, tmp_path):
@@ -157,4 +169,5 @@ def test_offline_says_which_file_to_put_where(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(CheckpointError) as error:
         load_source_weights("mobilenet_v2", "")
-    assert f"put https://download.pytorch.org/models/mobilenet_v2-b0353104.pth at {tmp_path}/hub/checkpoints/mobilenet_v2-b0353104.pth" in str(error.value)
+    file = "mobilenet_v2-b0353104.pth"
+    assert f"put https://download.pytorch.org/models/{file} at {tmp_path}/hub/checkpoints/{file}" in str(error.value)

@@ -30,7 +30,9 @@ class Textbook:
         for name, network in (("s", self.source), ("t", self.target)):
             for layer in LAYERS:
                 key = (name, layer)
-                network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, key=key: self.maps.update({key: out}))
+                network.get_submodule(layer).register_forward_hook(
+                    lambda _m, _i, out, key=key: self.maps.update({key: out})
+                )
         parameters = [*self.target.parameters(), *(p for a in self.attention for p in a.parameters())]
         self.optimizer = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
 
@@ -111,7 +113,7 @@ def test_stage_two_starts_from_the_whole_of_stage_one(settings_for):
     """The head goes on, and the alignment does not start at 0: batch statistics against stored ones."""
     settings = settings_for(reg_type="act")
     stage_one = build_network("mobilenet_v2", 3).state_dict()
-    arguments = dict(num_classes=3, image_size=32, seed=1, device=torch.device("cpu"))
+    arguments = {"num_classes": 3, "image_size": 32, "seed": 1, "device": torch.device("cpu")}
     learner = build_learner(
         settings.backbone, settings.stages[0], start=Start(stage_one, "stage one", with_head=True), **arguments
     )
@@ -147,6 +149,8 @@ def test_every_method_steps_and_adds_up(settings_for, method):
     parts = losses.classification + 0.5 * losses.alignment + gamma * losses.head_penalty
     torch.testing.assert_close(losses.total, parts)
     assert (losses.alignment > 0) == row.needs_alpha
-    changed = {name for name, value in learner.target.network.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in learner.target.network.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert any(name.startswith("classifier") for name in changed)
     assert any(name.startswith("features") for name in changed) == row.trains_backbone

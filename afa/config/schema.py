@@ -1,0 +1,216 @@
+"""The strict schema: plain values, as they stand in a config file, to frozen settings, or every problem found."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, NamedTuple, get_args, get_origin
+
+from afa.config.settings import (
+    FIELDS,
+    RENAMED,
+    STAGE_KEYS,
+    STAGE_NAMES,
+    BackboneSettings,
+    DataSettings,
+    RunSettings,
+    Settings,
+    StageSettings,
+)
+from afa.method.catalogue import METHODS
+from afa.networks.backbones import BACKBONES
+
+_EXAMPLES = {float: "a number, for example 0.01", int: "a whole number", str: "a string", bool: "true or false"}
+
+
+class Problem(NamedTuple):
+    """What is wrong with one key, for example ``first_stage.lr``, and what would be right."""
+
+    key: str
+    message: str
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def build_settings(
+    values: Mapping[str, Any], check_files: Callable[[Mapping[str, Any]], list[Problem]] = lambda checked: []
+) -> tuple[Settings | None, list[Problem]]:
+    """Check plain values, as they stand in a config file, and freeze them.
+
+    Args:
+        values: config key -> value; ``first_stage`` and ``second_stage`` hold mappings
+            of stage keys. Stage keys outside them are the default of every stage.
+        check_files: further problems of the values that are right by themselves.
+
+    Returns:
+        the settings, or None with every problem found.
+    """
+    values = {RENAMED.get(key, key): value for key, value in values.items()}
+    problems: list[Problem] = []
+    blocks = _stage_blocks(values, problems)
+    flat = {key: value for key, value in values.items() if key not in STAGE_NAMES}
+    checked = _check_keys(flat, "", FIELDS, problems)
+    for key, (section, f) in FIELDS.items():
+        # A key that is given but wrong is in `flat` and not in `checked`; it has been named already.
+        if section is not StageSettings and f.default is MISSING and key not in flat:
+            problems.append(Problem(key, f"missing: {f.metadata['reason']}"))
+    stages = []
+    for prefix, block in blocks.items():
+        own = _check_keys(block, prefix, STAGE_KEYS, problems)
+        shared = {key: value for key, value in checked.items() if key in STAGE_KEYS}
+        stages.append(_complete_stage(prefix, {**flat, **block}, {**shared, **own}, problems))
+    problems += _check_backbone(checked)
+    if checked.get("mode") == "eval" and not flat.get("pre_trained_path"):
+        problems.append(Problem("pre_trained_path", "missing: the checkpoint to evaluate"))
+    problems += check_files(checked)
+    if problems:
+        return None, problems
+    if not checked.get("image_size"):
+        backbone = BACKBONES.get(checked["base_model_name"])
+        checked["image_size"] = backbone.image_size if backbone else 224
+    sections = [_freeze(section, checked) for section in (DataSettings, BackboneSettings, RunSettings)]
+    data, backbone_settings, run = sections
+    return Settings(data, backbone_settings, tuple(_freeze(StageSettings, stage) for stage in stages), run), []
+
+
+def _stage_blocks(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Mapping[str, Any]]:
+    """Prefix of its keys in messages -> what each stage's block holds; none for an evaluation."""
+    blocks = {}
+    for name in (name for name in STAGE_NAMES if name in values):
+        block = values[name]
+        if not isinstance(block, Mapping):
+            problems.append(Problem(name, f"expected a block of stage settings {{ ... }}, got {block!r}"))
+            block = {}
+        blocks[f"{name}."] = block
+    if list(blocks) == [f"{STAGE_NAMES[1]}."]:
+        problems.append(Problem(STAGE_NAMES[1], f"there is no {STAGE_NAMES[0]} {{ ... }} before it"))
+    if values.get("mode") == "eval":
+        return {}
+    return blocks or {"": {}}
+
+
+def _freeze(section: type, checked: Mapping[str, Any]) -> Any:
+    present = {f.name: checked[f.metadata["key"]] for f in fields(section) if f.metadata["key"] in checked}
+    return section(**present)
+
+
+def _check_keys(
+    values: Mapping[str, Any], prefix: str, allowed: Iterable[str], problems: list[Problem]
+) -> dict[str, Any]:
+    """The values that are right, under their keys; what is wrong goes to ``problems``."""
+    checked = {}
+    known = [*allowed, *(() if prefix else (*STAGE_NAMES, *RENAMED))]
+    for key, value in values.items():
+        if key not in allowed:
+            hint = " is no setting of a stage; put it outside" if key in FIELDS else f"unknown key{nearest(key, known)}"
+            problems.append(Problem(prefix + key, hint.strip()))
+            continue
+        outcome = _check_value(FIELDS[key][1], value)
+        if isinstance(outcome, Problem):
+            problems.append(outcome._replace(key=prefix + key))
+        else:
+            checked[key] = outcome.value
+    return checked
+
+
+class _Checked(NamedTuple):
+    value: Any
+
+
+def _check_value(f: Field, value: Any) -> _Checked | Problem:
+    """``value`` in the field's type and bounds, or what is wrong with it."""
+    wanted: Any = f.type
+    bounds = f.metadata
+    if get_origin(wanted) is tuple:
+        item = get_args(wanted)[0]
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
+            return Problem("", f'expected a list of strings, for example ["layer1", "layer2"], got {value!r}')
+        return _Checked(tuple(value))
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wanted is str and isinstance(value, int) and not isinstance(value, bool) and f.name in ("gpu_id", "exp_id"):
+        value = str(value)
+    if wanted is bool and value == "":  # the released configs' way to leave `resume` out
+        return _Checked(f.default)
+    if type(value) is not wanted:
+        return Problem("", f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
+    if wanted in (int, float) and not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
+        return Problem("", f"{value} is out of range: {_range(bounds['low'], bounds['high'])}")
+    if bounds["choices"]:
+        value = bounds["aliases"].get(value, value)
+        if value not in bounds["choices"]:
+            known = [*bounds["choices"], *bounds["aliases"]]
+            return Problem("", f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
+    return _Checked(value)
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"at least {low:g} is right"
+    return f"{low:g} to {high:g} is right"
+
+
+def _describe(value: Any, wanted: type) -> str:
+    """The value as the user wrote it, and where it can be guessed, what to write in its place."""
+    if isinstance(value, str) and wanted in (int, float):
+        try:
+            number = wanted(float(value))
+        except (ValueError, OverflowError):
+            return f"the string '{value}'"
+        same = math.isfinite(number) and number == float(value)
+        return f"the string '{value}'" + (f"; write {number!r}" if same else "")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a block { ... }"
+    if isinstance(value, int | float) and wanted is str:
+        return f'the number {value}; write "{value}" in quotes'
+    return "nothing" if value is None else f"{type(value).__name__} {value}"
+
+
+def _complete_stage(
+    prefix: str, given: Mapping[str, Any], checked: dict[str, Any], problems: list[Problem]
+) -> dict[str, Any]:
+    """A stage's values with what depends on its method filled in."""
+    if "reg_type" not in checked:
+        if "reg_type" not in given:
+            problems.append(Problem(f"{prefix}reg_type", f"missing: the method, one of {', '.join(METHODS)}"))
+        return checked
+    method = METHODS[checked["reg_type"]]
+    if method.needs_alpha and "alpha" not in given:
+        problems.append(
+            Problem(
+                f"{prefix}alpha",
+                f"missing: {method.label} needs it (published for ResNet-101: 0.1 for AST, 0.15 for ACT)",
+            )
+        )
+    if "delta" in method.alignments and not checked.get("channel_weight_path"):
+        problems.append(
+            Problem(f"{prefix}channel_weight_path", "missing: DELTA needs its channel weights, a JSON file")
+        )
+    return {"weight_decay": method.weight_decay, **checked}
+
+
+def _check_backbone(checked: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    name = checked.get("base_model_name")
+    if name is not None and name not in BACKBONES and not checked.get("aligned_layers"):
+        known = ", ".join(BACKBONES)
+        hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {known})"
+        more = "any other torchvision classification network needs aligned_layers = [...]"
+        problems.append(Problem("base_model_name", f"{hint}; {more}"))
+    if checked.get("base_task") == "places365":
+        if name not in (None, "resnet50"):
+            problems.append(Problem("base_task", "places365 weights exist for resnet50 only"))
+        elif not checked.get("source_weights"):
+            problems.append(
+                Problem(
+                    "source_weights",
+                    "missing: places365 needs the file resnet50_places365.pth.tar (places2.csail.mit.edu)",
+                )
+            )
+    return problems
