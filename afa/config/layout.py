@@ -6,6 +6,7 @@ from afa.errors import ConfigError
 
 BEST = Path("check_point", "best.pth")
 LAST = Path("check_point", "last.pth")
+PREVIOUS = Path("check_point", "previous.pth")
 
 
 def stage_folder(run: Path, *, repeat: int, repeats: int, stage: int, stages: int) -> Path:

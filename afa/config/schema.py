@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple, get_args, get_origin
@@ -140,6 +141,8 @@ def _check_value(f: Field, value: Any) -> _Checked | Problem:
         return Problem("", f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
     if wanted in (int, float) and not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
         return Problem("", f"{value} is out of range: {_range(bounds['low'], bounds['high'])}")
+    if bounds["pattern"] and not re.fullmatch(bounds["pattern"], value):
+        return Problem("", f"'{value}' is not right: {bounds['reason']}")
     if bounds["choices"]:
         value = bounds["aliases"].get(value, value)
         if value not in bounds["choices"]:

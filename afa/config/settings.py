@@ -23,11 +23,12 @@ def setting(
     high: float = math.inf,
     choices: Iterable[str] = (),
     aliases: Mapping[str, str] | None = None,
+    pattern: str = "",
     changes_result: bool = True,
 ) -> Any:
     """A field of the settings, under ``key`` in the config file.
 
-    ``choices`` and ``aliases`` (released name -> ours) bound a string, ``low`` and
+    ``choices`` and ``aliases`` (released name -> ours), or a ``pattern``, bound a string, ``low`` and
     ``high`` a number. A finished or unfinished run may go on with another value of a
     field that does not change its result.
     """
@@ -38,6 +39,7 @@ def setting(
         "high": high,
         "choices": tuple(choices),
         "aliases": dict(aliases or {}),
+        "pattern": pattern,
         "changes_result": changes_result,
     }
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -145,6 +147,7 @@ class StageSettings:
         choices=RELEASED_LOSSES.values(),
         aliases=RELEASED_LOSSES,
     )
+    grad_clip: float = setting("grad_clip", "largest L2 norm of the gradient; 0: any", default=0.0, low=0.0)
     seed: int = setting("seed", "repeat k uses seed + k - 1", default=1, low=0, high=2**31)
     channel_weight_path: str = setting(
         "channel_weight_path", "JSON of DELTA's channel weights, one list a layer", default=""
@@ -172,6 +175,13 @@ class RunSettings:
     gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0", changes_result=False)
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
+    )
+    checkpoint_every: str = setting(
+        "checkpoint_every",
+        "beside every epoch's end, when last.pth is written: <n> steps or <n> minutes",
+        default="10 minutes",
+        pattern=r"[1-9]\d* (steps|minutes)",
+        changes_result=False,
     )
     overwrite: bool = setting(
         "overwrite", "start anew, in place of a run of the same name", default=False, changes_result=False

@@ -1,7 +1,9 @@
 """What a run says: lines on the terminal and in ``experiment.log``, and progress."""
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +15,18 @@ _SECONDS_BETWEEN_LINES = 5.0  # where the output is no terminal
 
 
 class Progress:
-    """A bar on a terminal; elsewhere one plain line every few seconds. Gone when done."""
+    """A bar on a terminal; elsewhere one plain line every few seconds. Gone when done.
 
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total = title, total
-        self._done, self._started = 0, time.monotonic()
-        self._last_line = self._started
+    ``between`` is called after each update: there the work may be stopped.
+    """
+
+    def __init__(self, title: str, total: int, done: int, between: Callable[[], None]) -> None:
+        self._title, self._total, self._between = title, total, between
+        self._done, self._before = done, done
+        self._started = self._last_line = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=title, unit="img", leave=False, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, desc=title, unit="img", leave=False, dynamic_ncols=True)
 
     def update(self, images: int) -> None:
         """``images`` more are done."""
@@ -30,8 +35,9 @@ class Progress:
             self._bar.update(images)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            rate = self._done / (self._last_line - self._started)
+            rate = (self._done - self._before) / (self._last_line - self._started)
             print(f"{self._title}: {self._done}/{self._total} images, {rate:.0f}/s", flush=True)
+        self._between()
 
     def show(self, text: str) -> None:
         """Figures beside the bar."""
@@ -47,10 +53,23 @@ class Progress:
 
 
 class Journal:
-    """Lines of a run, with their time in ``path``; opened for appending, so a resumed run goes on in the same file."""
+    """Lines of a run, with their time in ``path``; opened for appending, so a resumed run goes on in the same file.
 
-    def __init__(self, path: Path) -> None:
+    ``between`` is called between pieces of work, see ``Progress``.
+    """
+
+    def __init__(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._between = between
+
+    def position(self) -> int:
+        """Length of the file so far, in bytes."""
+        return self._file.tell()
+
+    def cut(self, position: int) -> None:
+        """Take back what was written after ``position``."""
+        self._file.truncate(min(position, self._file.tell()))
+        self._file.seek(0, os.SEEK_END)
 
     def say(self, text: str) -> None:
         """To the terminal and the file; several lines are kept as they are."""
@@ -63,6 +82,6 @@ class Journal:
         """To the file only."""
         self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
-    def progress(self, title: str, total: int) -> Progress:
-        """A bar over ``total`` images."""
-        return Progress(title, total)
+    def progress(self, title: str, total: int, done: int = 0) -> Progress:
+        """A bar over ``total`` images, of which ``done`` are done already."""
+        return Progress(title, total, done, self._between)

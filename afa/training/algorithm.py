@@ -20,9 +20,11 @@ from afa.results.records import claim_folder, move_aside, write_json, write_text
 from afa.training.checkpoint import load_checkpoint
 from afa.training.device import choose_device
 from afa.training.evaluation import evaluate_checkpoint
+from afa.training.job import StageJob
 from afa.training.setup import Start, checkpoint_start, source_start
+from afa.training.signals import Signals
 from afa.training.splits import Images
-from afa.training.stage import StageJob, train_stage
+from afa.training.stage import StageRun
 
 SETTINGS = "settings.log"
 RESULT = "result.json"
@@ -39,10 +41,9 @@ def run(settings: Settings) -> dict[str, Any]:
     folder = Path(settings.run.outpath) / settings.run_name
     device, note = choose_device(settings.run.gpu_id)
     moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None
-    lock = claim_folder(folder)
-    try:
+    with claim_folder(folder), Signals() as signals:
         finished = _open(folder, settings)
-        journal = Journal(folder / "experiment.log")
+        journal = Journal(folder / "experiment.log", between=signals.raise_if_ending)
         for line in (f"the run that was there is now {moved}" if moved else "", note):
             if line:
                 journal.say(line)
@@ -50,17 +51,14 @@ def run(settings: Settings) -> dict[str, Any]:
             journal.say(f"{folder}: finished already; overwrite=true does it again\n{finished['table']}")
             return finished
         journal.say(f"{settings.run_name}, on {_device_name(device)}, torch {torch.__version__}; writing to {folder}")
-        work = _evaluate if settings.run.mode == "eval" else _train
-        result = {
-            "run": settings.run_name,
-            "environment": environment(device),
-            **work(settings, folder, device, journal),
-        }
+        if settings.run.mode == "eval":
+            outcome = _evaluate(settings, folder, device, journal)
+        else:
+            outcome = _train(settings, folder, device, journal, signals)
+        result = {"run": settings.run_name, "environment": environment(device), **outcome}
         write_json(folder / RESULT, result)
         journal.say(f"{result['table']}\nwritten to {folder}")
         return result
-    finally:
-        lock.close()
 
 
 def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
@@ -86,7 +84,9 @@ def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
     return None
 
 
-def _train(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:
+def _train(
+    settings: Settings, folder: Path, device: torch.device, journal: Journal, signals: Signals
+) -> dict[str, Any]:
     """All repeats and stages."""
     images = Images(settings.data, journal)
     labels = " then ".join(METHODS[stage.method].label for stage in settings.stages)
@@ -100,7 +100,7 @@ def _train(settings: Settings, folder: Path, device: torch.device, journal: Jour
         results: list[StageResult] = []
         for index in range(len(settings.stages)):
             job = _stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
-            results.append(_finished_stage(job) or train_stage(job, journal))
+            results.append(_finished_stage(job) or StageRun(job, journal, signals).train())
             path = job.folder / BEST
             start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
         repeats.append(results)
@@ -145,6 +145,7 @@ def _stage_job(
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         print_freq=settings.run.print_freq,
+        checkpoint_every=settings.run.checkpoint_every,
         device=device,
         folder=stage_folder(folder, repeat=repeat, repeats=repeats, stage=index + 1, stages=stages),
         title=f"{title} (repeat {repeat}/{repeats})" if repeats > 1 else title,

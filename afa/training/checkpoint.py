@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values only, written whole or not at all."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from afa.errors import CheckpointError
-from afa.networks.weights import load_file_safely, state_dict_of
+from afa.networks.weights import load_file_safely, sha256, state_dict_of
+
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -43,41 +46,79 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write beside, sync, rename: ``path`` is the old file or the new one, whole, whenever the program dies."""
-    write_atomically(path, lambda temporary: torch.save(vars(checkpoint), temporary))
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, keep: Path | None = None) -> None:
+    """Put a checkpoint in ``path``'s place, and its SHA-256 into ``SHA256SUMS`` beside it.
 
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then put it in ``path``'s place.
+    Written beside, synced, renamed: whenever the program dies, ``path`` is the old file
+    or the new one, whole, and listed. ``keep``: where the old file stays.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; the old file is intact.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        torch.save(vars(checkpoint), temporary)
+        _sync(temporary)
+        sums = _read_sums(path.parent)
+        new, old = sha256(temporary), sums.get(path.name, [])
+        if keep and path.exists():
+            # Both states of both files are listed until both files are in place.
+            _write_sums(path.parent, {**sums, path.name: [*old, new], keep.name: [*sums.get(keep.name, []), *old]})
+            link = keep.with_name(f"{keep.name}.tmp")
+            link.unlink(missing_ok=True)
+            link.hardlink_to(path)
+            link.replace(keep)
+            sums[keep.name] = old
+        else:
+            _write_sums(path.parent, {**sums, path.name: [*old, new]})
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
+        _write_sums(path.parent, {**sums, path.name: [new]})
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         # torch.save reports a full disk as a RuntimeError that says nothing of it.
         reason = getattr(error, "strerror", None) or "disk full?"
         raise CheckpointError(f"{path}: cannot be written ({reason}); what was there before is intact") from error
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_sums(folder: Path) -> dict[str, list[str]]:
+    """File name -> the digests it may have, in the format of sha256sum."""
+    sums: dict[str, list[str]] = {}
+    if (folder / SUMS).exists():
+        for line in (folder / SUMS).read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            sums.setdefault(name, []).append(digest)
+    return sums
+
+
+def _write_sums(folder: Path, sums: Mapping[str, list[str]]) -> None:
+    temporary = folder / f"{SUMS}.tmp"
+    temporary.write_text("".join(f"{digest}  {name}\n" for name, digests in sums.items() for digest in digests))
+    _sync(temporary)
+    temporary.replace(folder / SUMS)
+    _sync(folder)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this program or of the authors' release (``{"model": state_dict}``).
 
     Raises:
-        CheckpointError: see ``load_file_safely``.
+        CheckpointError: see ``load_file_safely``; or its SHA-256 is not the one in ``SHA256SUMS``
+            beside it (torch reads a file with altered bytes without a word).
     """
+    listed = _read_sums(path.parent).get(path.name)
+    if listed and path.exists() and sha256(path) not in listed:
+        raise CheckpointError(f"{path}: altered or torn: its SHA-256 is not the one in {SUMS}")
     content = load_file_safely(path)
     model = state_dict_of(content, path)
     known: Mapping[str, Any] = {

@@ -1,5 +1,6 @@
 """One step, one epoch, one pass over a test set. Returns numbers, prints nothing, knows no config, opens no file."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 
 from afa.data.loaders import Batch, TestBatch
@@ -23,18 +25,41 @@ class Learner:
     objective: Objective
     optimizer: SGD
     device: torch.device
+    grad_clip: float = 0.0
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Losses, Tensor]:
-    """One SGD step on normalised (B, 3, S, S) images and (B,) labels -> the losses before it, and the (B, K) logits."""
+class Step(NamedTuple):
+    """What one step saw before it changed the weights: losses, (B, K) logits, and the gradient's L2 norm."""
+
+    losses: Losses
+    logits: Tensor
+    gradient_norm: Tensor
+
+    @property
+    def figures(self) -> dict[str, Tensor]:
+        """All scalars by name."""
+        return {**dict(zip(Losses._fields[:4], self.losses[:4], strict=True)), "gradient_norm": self.gradient_norm}
+
+    def describe(self) -> str:
+        """The scalars as text; waits for the device."""
+        return ", ".join(f"{name} {value.item():.4g}" for name, value in self.figures.items())
+
+
+def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
+    """One SGD step on normalised (B, 3, S, S) images and (B,) labels.
+
+    With ``grad_clip`` above 0, a gradient whose norm over all trained parameters is larger is scaled down to it.
+    """
     images = images.contiguous()
     source_maps = learner.source(images) if learner.source else []
     logits, target_maps = learner.target(images)
     losses = learner.objective(logits, labels, source_maps, target_maps)
     learner.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
+    trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    norm = clip_grad_norm_(trained, learner.grad_clip or math.inf)
     learner.optimizer.step()
-    return Losses(*(value.detach() for value in losses)), logits.detach()
+    return Step(Losses(*(value.detach() for value in losses)), logits.detach(), norm.detach())
 
 
 class TrainFigures(NamedTuple):
@@ -75,14 +100,14 @@ class TrainSums:
 
 
 def train_one_epoch(
-    learner: Learner, batches: Iterable[Batch], sums: TrainSums, after_step: Callable[[int, Losses], None]
+    learner: Learner, batches: Iterable[Batch], sums: TrainSums, after_step: Callable[[Batch, Step], None]
 ) -> None:
-    """Train on ``batches``, adding to ``sums``; ``after_step`` gets the batch's size and its losses."""
+    """Train on ``batches``, adding to ``sums``; ``after_step`` is called between two steps."""
     learner.target.train()
     for batch in batches:
-        losses, logits = train_step(learner, batch.images, batch.labels)
-        sums.add(losses, logits, batch.labels)
-        after_step(len(batch.labels), losses)
+        step = train_step(learner, batch.images, batch.labels)
+        sums.add(step.losses, step.logits, batch.labels)
+        after_step(batch, step)
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """How training is initialised: networks, objective and optimiser of one stage."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,15 @@ class Start(NamedTuple):
     state: dict[str, Tensor]
     origin: str
     with_head: bool
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all names and values."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
 
 def source_start(backbone: BackboneSettings) -> Start:
@@ -91,7 +101,7 @@ def build_learner(
     optimizer = build_optimizer(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay
     )
-    return Learner(target, source, objective, optimizer, device)
+    return Learner(target, source, objective, optimizer, device, stage.grad_clip)
 
 
 def build_source(backbone: BackboneSettings, start: Start, device: torch.device) -> FrozenSource:

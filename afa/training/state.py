@@ -1,0 +1,116 @@
+"""Where a stage is: between two steps, all that the rest of it depends on; saved and restored."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from afa.config.layout import BEST, LAST, PREVIOUS
+from afa.errors import CheckpointError
+from afa.results.figures import Row
+from afa.results.journal import Journal
+from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from afa.training.engine import Learner, TrainSums
+from afa.training.job import StageJob
+
+
+@dataclass
+class StageState:
+    """``history``: whole epochs; ``step``, ``sums``: batches of the epoch begun; ``seconds`` spent on whole epochs."""
+
+    sums: TrainSums
+    step: int = 0
+    history: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch begun, counted from 0."""
+        return len(self.history)
+
+
+def save_state(job: StageJob, learner: Learner, state: StageState, log_position: int) -> None:
+    """Write ``last.pth``: the network as it stands and what is needed to go on; the one before is kept."""
+    training: dict[str, Any] = {
+        "optimizer": learner.optimizer.state_dict(),
+        "generator": torch.get_rng_state(),
+        "cuda_generator": torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None,
+        "step": state.step,
+        "sums": state.sums.sums.cpu(),
+        "history": list(state.history),
+        "seconds": state.seconds,
+        "inputs": job.inputs,
+        "log_position": log_position,
+    }
+    checkpoint = replace(_checkpoint(job, learner, state), training=training)
+    save_checkpoint(checkpoint, job.folder / LAST, keep=job.folder / PREVIOUS)
+
+
+def save_best(job: StageJob, learner: Learner, state: StageState) -> None:
+    """Write ``best.pth``: the network after the epoch that was last in ``history``."""
+    save_checkpoint(_checkpoint(job, learner, state), job.folder / BEST)
+
+
+def _checkpoint(job: StageJob, learner: Learner, state: StageState) -> Checkpoint:
+    return Checkpoint(
+        model=learner.target.network.state_dict(),
+        attention=learner.objective.state_dict(),
+        backbone=job.backbone.name,
+        aligned_layers=list(learner.target.aligned_layers),
+        classes=list(job.classes),
+        image_size=job.preprocessing.image_size,
+        augmentation=job.preprocessing.augmentation,
+        method=job.stage.method,
+        epoch=state.epoch,
+        split=job.splits.selected_on,
+        top1=state.history[-1]["top1"] if state.history else 0.0,
+        settings=job.settings_text,
+    )
+
+
+def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageState:
+    """Bring the learner to where the stage is: its start, or its newest checkpoint that is whole.
+
+    Raises:
+        CheckpointError: no checkpoint is whole, or the images or the start have changed since.
+    """
+    state = StageState(TrainSums(len(learner.objective.attention_names), learner.device))
+    checkpoint = _newest(job, journal)
+    if checkpoint is None:
+        return state
+    training = checkpoint.training
+    changed = [name for name, value in job.inputs.items() if training["inputs"].get(name) != value]
+    if changed:
+        raise CheckpointError(
+            f"{job.folder}: cannot go on, since it began the {', the '.join(changed)} changed; "
+            "overwrite=true starts anew and keeps the old folder beside"
+        )
+    learner.target.network.load_state_dict(checkpoint.model)
+    learner.objective.load_state_dict(checkpoint.attention)
+    learner.optimizer.load_state_dict(training["optimizer"])
+    torch.set_rng_state(training["generator"])
+    if job.device.type == "cuda" and training["cuda_generator"] is not None:
+        torch.cuda.set_rng_state(training["cuda_generator"], job.device)
+    state.sums.sums = training["sums"].to(job.device)
+    state.step, state.history, state.seconds = training["step"], list(training["history"]), training["seconds"]
+    # What the run said of steps that are now done again would stand there twice.
+    journal.cut(training["log_position"])
+    if state.epoch < job.epochs:
+        step = f" and step {state.step} of the next" if state.step else ""
+        journal.say(f"{job.title}: going on after epoch {state.epoch} of {job.epochs}{step}")
+    return state
+
+
+def _newest(job: StageJob, journal: Journal) -> Checkpoint | None:
+    """``last.pth``, or the one before where that is damaged, said in a line; None for a stage not begun."""
+    last, previous = job.folder / LAST, job.folder / PREVIOUS
+    if not last.exists() and not previous.exists():
+        return None
+    try:
+        return load_checkpoint(last)
+    except CheckpointError as damage:
+        if not previous.exists():
+            raise
+        checkpoint = load_checkpoint(previous)
+        journal.say(f"{damage}; going on from {previous.name}")
+        return checkpoint
