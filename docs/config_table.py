@@ -1,0 +1,27 @@
+"""The README's table of settings, from the settings themselves: ``python docs/config_table.py``."""
+
+import sys
+from dataclasses import MISSING, Field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from afa.config.settings import FIELDS
+
+
+def config_table() -> str:
+    """Markdown, a row a key, in the order of the settings."""
+    rows = [f"| `{key}` | {_default(field)} | {field.metadata['reason']} |" for key, (_, field) in FIELDS.items()]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+
+
+def _default(field: Field) -> str:
+    if field.default is MISSING:
+        return "needed"
+    if field.default == "":
+        return "empty"
+    text = {True: "true", False: "false"}.get(field.default) if isinstance(field.default, bool) else None
+    return f"`{text or (list(field.default) if isinstance(field.default, tuple) else field.default)}`"
+
+
+if __name__ == "__main__":
+    print(config_table())

@@ -1,0 +1,41 @@
+"""The README is true: its settings, its files and its Python example."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_settings_is_that_of_the_program():
+    sys.path.insert(0, str(ROOT / "docs"))
+    from config_table import config_table
+
+    assert config_table() in README, "paste the output of: python docs/config_table.py"
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:hocon_config|tests|docs|demo)/[\w./]+\w", README))))
+def test_files_that_it_names_are_there(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("config", sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("hocon_config/[!s]*/*.hocon")))
+def test_every_config_that_can_be_run_is_good(config):
+    """A leaf config's problems can only be that data or checkpoints are not there."""
+    from afa.config.hocon import load_settings
+
+    if Path(config).stem != "shared":
+        assert load_settings(config).run.outpath == "runs"
+
+
+def test_the_python_example_runs(data_dir, tmp_path):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    # The whole run at its end would take a minute: the settings are put on the tiny data.
+    quick = f'["target_data_dir={data_dir}", "target_dataset=tiny", "outpath={tmp_path}", "max_iter=1", "batch_size=4"]'
+    code = code.replace('ast.hocon")', f'ast.hocon", {quick})')
+    names: dict = {}
+    exec(code, names)
+    assert names["result"]["repeats"][0][0]["method"] == "AST"
