@@ -16,6 +16,11 @@ class AFAError(Exception):
         super().__init__("\n".join(self.lines))
 
 
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, in one line of bounded length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class ConfigError(AFAError):
     """The settings cannot be used. Nothing has been read, written or started."""
 

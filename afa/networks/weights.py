@@ -2,16 +2,18 @@
 
 import hashlib
 import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from afa.errors import CheckpointError
+from afa.errors import CheckpointError, one_line
 
 StateDict = Mapping[str, Tensor]
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
@@ -24,20 +26,44 @@ def load_file_safely(path: Path) -> dict:
         CheckpointError: no such file, damaged, or a pickle that needs more than plain data.
     """
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
-        needs = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values: {needs}") from None
-    except (RuntimeError, EOFError, SafetensorError, OSError, ValueError, KeyError) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable file of weights (torn or altered?): {reason}") from None
+    except Exception as error:  # on altered bytes torch raises nearly every type
+        raise CheckpointError(f"{path}: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is expected")
     return content
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip:
+        _check_unpacked_size(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on what it is about to refuse
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """torch.save compresses nothing, so an archive larger inside than outside was made to fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is refused, in one line; torch's own lines tell how to run the code in it."""
+    reason = one_line(error).partition(". This is an internal")[0]
+    if isinstance(error, pickle.UnpicklingError):
+        if needed := re.search(r"GLOBAL (\S+)", str(error)):
+            return f"refused, it holds more than tensors and plain values: {needed[1]}"
+        reason = "no pickle of tensors"
+    return f"not a readable file of weights (torn, altered or empty?): {reason}"
 
 
 def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
@@ -46,13 +72,26 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict (tensors under their names, bare or under 'model')")
+    strange = [name for name, value in tensors.items() if not _is_plain(value)]
+    if strange:
+        raise CheckpointError(f"{path}: {strange[0]} is no plain tensor, all of whose values are in the file")
     for prefix in _WRAPPERS:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its values are all there: a few bytes can claim a tensor that would fill any memory once copied."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    )
 
 
 def load_state(network: nn.Module, state: StateDict, path: Path | str, *, without: Collection[str] = ()) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from afa.config.settings import BackboneSettings, StageSettings
-from afa.errors import CheckpointError
+from afa.errors import CheckpointError, one_line
 from afa.method.catalogue import METHODS
 from afa.method.objectives import MapShape, Objective
 from afa.networks.backbones import BACKBONES
@@ -35,7 +35,7 @@ class Start(NamedTuple):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state.items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -155,13 +155,16 @@ def load_channel_weights(path: Path, shapes: Sequence[MapShape]) -> list[Tensor]
         CheckpointError: no such file, not JSON, or lists that do not fit the aligned layers.
     """
     try:
-        lists = json.loads(path.read_text())
+        lists = json.loads(path.read_text(encoding="utf-8"))
         weights = [torch.tensor(values, dtype=torch.float32) for values in lists]
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: no JSON of channel weights, one list of numbers a layer: {error}") from None
-    got, wanted = [tuple(w.shape) for w in weights], [(shape.channels,) for shape in shapes]
-    if got != wanted or not all(w.isfinite().all() for w in weights):
+    except (OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:  # RecursionError is the last's
         raise CheckpointError(
-            f"{path}: holds lists of shapes {got}; the aligned layers have {wanted} channels, all finite"
-        )
+            f"{path}: no JSON of channel weights, one list of numbers a layer: {one_line(error)}"
+        ) from None
+    got, wanted = [tuple(w.shape) for w in weights], [(shape.channels,) for shape in shapes]
+    if got != wanted:
+        shown = f"{got[:8]}{' and more' if len(got) > 8 else ''}"
+        raise CheckpointError(f"{path}: holds lists of shapes {shown}; the aligned layers have {wanted} channels")
+    if not all(w.isfinite().all() and (w >= 0).all() for w in weights):
+        raise CheckpointError(f"{path}: holds a weight that is no number from 0 on")
     return weights
