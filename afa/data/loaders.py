@@ -1,5 +1,6 @@
 """Seeded batches on a device: canvases from memory or decoded by worker processes, the random part on the device."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -160,6 +161,7 @@ class _Source:
             batch_size=None,  # an index of the data set is a batch already
             sampler=[indices.tolist() for indices in batches],
             num_workers=self._num_workers,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=self._pinned,
             # Else each epoch would draw a seed from the global stream, and dropout differ from a run with canvases.
             generator=torch.Generator(),
@@ -168,6 +170,12 @@ class _Source:
             if problems:
                 raise DataError(problems)
             yield canvases
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A signal to the whole process group is the training process's: it ends its workers when it has saved."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _CanvasFiles(Dataset):

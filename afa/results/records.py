@@ -1,8 +1,10 @@
 """The files of a run. Each is written whole or not at all; a run folder that exists is never deleted."""
 
+import contextlib
 import csv
 import fcntl
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from afa.results.figures import LOG_COLUMNS, Row
 def claim_folder(folder: Path) -> Any:
     """Make the folder and lock it for this process's life; the system frees a dead process's lock.
 
+    It keeps other processes out, not other threads of this one.
+
     Returns:
         the open lock file, to be kept.
 
@@ -29,7 +33,8 @@ def claim_folder(folder: Path) -> Any:
     except OSError as error:
         raise AFAError(f"{folder}: cannot be written: {error.strerror}; choose another outpath=<folder>") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Not flock: the workers of a killed run would hold it for the seconds that they outlive it.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise AFAError(
             f"{folder}: another run is at work there; wait for it, or choose another exp_id=<name>"
@@ -38,27 +43,53 @@ def claim_folder(folder: Path) -> Any:
 
 
 def move_aside(folder: Path) -> Path:
-    """Rename an old run's folder to ``<name>.old-1``, ``-2``, ... and return its new place."""
+    """Rename an old run's folder to ``<name>.old-1``, ``-2``, ... and return its new place.
+
+    Raises:
+        AFAError: a run is at work in it, or it cannot be renamed.
+    """
     number = 1
     while (place := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    return folder.rename(place)
+    with claim_folder(folder):
+        try:
+            return folder.rename(place)
+        except OSError as error:
+            raise AFAError(f"{folder}: cannot be renamed to {place.name}: {error.strerror}") from None
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one step."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the new name on an empty file
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_json(path: Path, values: Any) -> None:
     """Replace a JSON file in one step."""
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` wrote.
+
+    Raises:
+        AFAError: it was altered since.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise AFAError(
+            f"{path}: altered or torn; remove it, and the same command makes it again from the checkpoints"
+        ) from None
 
 
 def write_log(path: Path, history: Sequence[Row]) -> None:

@@ -1,6 +1,5 @@
 """Algorithm 1: the stages in order, for each repeat. The only module that sees everything."""
 
-import json
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from afa.errors import AFAError
 from afa.method.catalogue import METHODS
 from afa.results.figures import StageResult, results_table, spread
 from afa.results.journal import Journal
-from afa.results.records import claim_folder, move_aside, write_json, write_text
+from afa.results.records import claim_folder, move_aside, read_json, write_json, write_text
 from afa.training.checkpoint import load_checkpoint
 from afa.training.device import choose_device
 from afa.training.evaluation import evaluate_checkpoint
@@ -65,7 +64,7 @@ def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """The result of a finished run; None for one that is new or to go on. Refuses what belongs to other settings."""
     path = folder / SETTINGS
     if not path.exists():
-        strange = [item.name for item in folder.iterdir() if item.name != ".lock"]
+        strange = [item.name for item in folder.iterdir() if item.name not in (".lock", f"{SETTINGS}.tmp")]
         if strange:
             raise AFAError(f"{folder}: holds files ({strange[0]}) but no run; choose another exp_id=<name>")
         # Run again, the saved config is to go on with this run, not to move it aside.
@@ -78,7 +77,7 @@ def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
             "overwrite=true starts anew and keeps the old folder beside, exp_id=<name> makes another"
         )
     if (folder / RESULT).exists():
-        return json.loads((folder / RESULT).read_text())
+        return read_json(folder / RESULT)
     if not settings.run.resume:
         raise AFAError(f"{folder}: holds an unfinished run and resume = false; overwrite=true starts anew")
     return None
@@ -155,7 +154,7 @@ def _stage_job(
 
 def _finished_stage(job: StageJob) -> StageResult | None:
     path = job.folder / "stage.json"
-    return StageResult.from_dict(json.loads(path.read_text())) if path.exists() else None
+    return StageResult.from_dict(read_json(path)) if path.exists() else None
 
 
 def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:
