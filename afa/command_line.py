@@ -38,4 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AFAError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status
+    except OSError as error:  # a full disk, a folder that is gone: files written beside the checkpoints
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{place}{error.strerror or error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped before the run began", file=sys.stderr)
+        return 130
     return 0

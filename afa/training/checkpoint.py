@@ -64,10 +64,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, keep: Path | None = N
         if keep and path.exists():
             # Both states of both files are listed until both files are in place.
             _write_sums(path.parent, {**sums, path.name: [*old, new], keep.name: [*sums.get(keep.name, []), *old]})
-            link = keep.with_name(f"{keep.name}.tmp")
-            link.unlink(missing_ok=True)
-            link.hardlink_to(path)
-            link.replace(keep)
+            _link(path, keep)
             sums[keep.name] = old
         else:
             _write_sums(path.parent, {**sums, path.name: [*old, new]})
@@ -80,6 +77,18 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, keep: Path | None = N
         # torch.save reports a full disk as a RuntimeError that says nothing of it.
         reason = getattr(error, "strerror", None) or "disk full?"
         raise CheckpointError(f"{path}: cannot be written ({reason}); what was there before is intact") from error
+
+
+def _link(path: Path, place: Path) -> None:
+    """Have ``place`` be the same file as ``path``."""
+    link = place.with_name(f"{place.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without links: for a moment there is only ``place``, and it is read then
+        path.replace(place)
+    else:
+        link.replace(place)
 
 
 def _sync(path: Path) -> None:
@@ -95,7 +104,7 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
     """File name -> the digests it may have, in the format of sha256sum."""
     sums: dict[str, list[str]] = {}
     if (folder / SUMS).exists():
-        for line in (folder / SUMS).read_text().splitlines():
+        for line in (folder / SUMS).read_text(errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             sums.setdefault(name, []).append(digest)
     return sums
@@ -107,6 +116,12 @@ def _write_sums(folder: Path, sums: Mapping[str, list[str]]) -> None:
     _sync(temporary)
     temporary.replace(folder / SUMS)
     _sync(folder)
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged file out of the way: the next save must not keep it in place of a whole one."""
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -121,12 +136,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: altered or torn: its SHA-256 is not the one in {SUMS}")
     content = load_file_safely(path)
     model = state_dict_of(content, path)
-    known: Mapping[str, Any] = {
-        name: value for name, value in content.items() if name in Checkpoint.__dataclass_fields__
-    }
+    known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     if "epoch" not in known or "classes" not in known:
         return Checkpoint(model=model)
-    try:
-        return Checkpoint(**{**known, "model": model})
-    except TypeError as error:
-        raise CheckpointError(f"{path}: not a checkpoint of this program: {error}") from None
+    blank = Checkpoint({})
+    wrong = [name for name, value in known.items() if not _is_like(value, getattr(blank, name))]
+    if wrong:
+        raise CheckpointError(f"{path}: not a checkpoint of this program: its {wrong[0]} is of another type")
+    return Checkpoint(**{**known, "model": model})
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a field's value has the type of its default; lists hold strings."""
+    if isinstance(default, list):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, int | float if isinstance(default, float) else type(default))

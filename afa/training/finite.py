@@ -1,7 +1,7 @@
 """A loss or gradient that is no number stops the run: every weight after it would be worthless."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -9,6 +9,10 @@ from torch import Tensor
 from afa.errors import AFAError
 
 Figures = dict[str, Tensor]
+_MEND = (
+    "the last checkpoint is as it was; a smaller lr or alpha may do "
+    "(alpha depends on the size of the maps, so on image_size), or grad_clip"
+)
 
 
 class FiniteCheck:
@@ -45,7 +49,15 @@ class FiniteCheck:
         numbers = dict(zip(names, values.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
             text = ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            raise AFAError(
-                f"not finite: {text}; {where}; the last checkpoint is as it was; a smaller lr or alpha may do "
-                "(alpha depends on the size of the maps, so on image_size), or grad_clip"
-            )
+            raise AFAError(f"not finite: {text}; {where}; {_MEND}")
+
+    def check_weights(self, state: Mapping[str, Tensor], where: str) -> None:
+        """A step's losses are those before it: what it did to the weights shows only in the next.
+
+        Raises:
+            AFAError: one of the values is not finite.
+        """
+        finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+        if not all(finite):
+            name = list(state)[finite.index(False)]
+            raise AFAError(f"not finite: the weights {name}; {where}; {_MEND}")

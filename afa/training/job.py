@@ -9,6 +9,7 @@ import torch
 from afa.config.settings import BackboneSettings, StageSettings
 from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
+from afa.networks.weights import sha256
 from afa.training.optim import count_epochs
 from afa.training.setup import Start
 from afa.training.splits import Split, Splits
@@ -45,11 +46,14 @@ class StageJob:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what is not in the settings and yet decides the result."""
-        return {
+        inputs = {
             "training images": self.splits.train.folder.fingerprint(),
             f"{self.splits.selected_on} images": self.splits.monitor.folder.fingerprint(),
             "start weights": self.start.sha256,
         }
+        if self.stage.channel_weight_path:
+            inputs["channel weights"] = sha256(Path(self.stage.channel_weight_path))
+        return inputs
 
     def train_loader(self) -> TrainLoader:
         """Seeded batches of the training images."""

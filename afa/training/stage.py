@@ -8,7 +8,7 @@ from torch import Tensor
 
 from afa.config.layout import BEST, LAST
 from afa.data.loaders import Batch, TrainLoader
-from afa.errors import ConfigError
+from afa.errors import AFAError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import Row, Score, StageResult
@@ -47,13 +47,16 @@ class StageRun:
         self.state = restore_state(job, self.learner, journal)
         self._finite = FiniteCheck(job.device)
         self._saved_at = time.monotonic()
+        if not (self.state.step or self.state.history):
+            # A disk that is full shows now, and a run that is killed before its first epoch's end has where to go on.
+            self._save()
 
     def train(self) -> StageResult:
         """Train from where it stands to the end.
 
         Raises:
             StoppedError: a signal came; what was done is saved.
-            AFAError: a loss or gradient is not finite; the last checkpoint is as it was.
+            AFAError: a loss, gradient or weight is not finite, or a worker died; the last checkpoint is as it was.
         """
         job, state = self.job, self.state
         loader = job.train_loader()
@@ -61,21 +64,24 @@ class StageRun:
         write_log(job.folder / "log.txt", state.history)
         try:
             while state.epoch < job.epochs:
-                row = self._epoch(loader)
-                write_log(job.folder / "log.txt", state.history)
-                scalars.write(row, job.splits.selected_on)
-        except (StoppedError, RuntimeError):
-            # RuntimeError: a signal to the whole process group ends the data loader's workers first.
-            if not self.signals.ending:
-                raise
+                self._epoch(loader, scalars)
+        except StoppedError:
             self._save()
-            self.signals.raise_if_ending()
+            raise
+        except RuntimeError as error:
+            # A worker's end is raised wherever the step is just then: there is nothing whole to save.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise AFAError(
+                f"{job.title}: a process that decodes images died (no memory left?); the last checkpoint is as it was; "
+                "the same command goes on from it, num_workers=<fewer> takes less memory"
+            ) from None
         finally:
             scalars.close()
         return self._conclude()
 
-    def _epoch(self, loader: TrainLoader) -> Row:
-        """Train the epoch begun to its end, score it, and save."""
+    def _epoch(self, loader: TrainLoader, scalars: Scalars) -> None:
+        """Train the epoch begun to its end, score it, say so, and save."""
         state, started = self.state, time.monotonic()
         row = self._train_epoch(loader)
         _, figures = self._predict(self.learner.target, self.job.splits.monitor)
@@ -84,12 +90,15 @@ class StageRun:
         state.history.append(row)
         state.step, state.sums = 0, TrainSums(len(self.learner.objective.attention_names), self.job.device)
         state.seconds += time.monotonic() - started
-        if is_best:
-            save_best(self.job, self.learner, state)
-        self._save()
+        # Saved last: killed before, the epoch is done again and all this written again; after, it would be missing.
         self.journal.say(self._epoch_line(row, is_best))
         self._warn_of_collapse(row)
-        return row
+        write_log(self.job.folder / "log.txt", state.history)
+        scalars.write(row, self.job.splits.selected_on)
+        if is_best:
+            self._check_weights()
+            save_best(self.job, self.learner, state)
+        self._save()
 
     def _train_epoch(self, loader: TrainLoader) -> Row:
         """Train the rest of the epoch begun and return its figures."""
@@ -136,7 +145,13 @@ class StageRun:
             logits, labels = predict(target, self.job.test_loader(split), bar.update)
         return logits, score(logits, labels)
 
+    def _check_weights(self) -> None:
+        """Raises AFAError rather than let weights be saved that are no numbers."""
+        self._finite.flush()
+        self._finite.check_weights(self.learner.target.network.state_dict(), self.job.title)
+
     def _save(self) -> None:
+        self._check_weights()
         save_state(self.job, self.learner, self.state, self.journal.position())
         self._saved_at = time.monotonic()
 
@@ -147,8 +162,11 @@ class StageRun:
             due = self.state.step % int(number) == 0
         else:
             due = time.monotonic() - self._saved_at >= 60 * float(number)
-        if self.signals.take_save_request() or due:
+        asked = self.signals.take_save_request()
+        if asked or due:
             self._save()
+        if asked:
+            self.journal.say(f"{self.job.title}: checkpoint written at step {self.state.step} of the epoch")
 
     def _describe(self, batch: Batch, where: str, rate: float) -> str:
         """Step, learning rate and images of a batch, for a message."""

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 
 from afa.config.layout import BEST, LAST, PREVIOUS
-from afa.errors import CheckpointError
+from afa.errors import CheckpointError, one_line
 from afa.results.figures import Row
 from afa.results.journal import Journal
-from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from afa.training.engine import Learner, TrainSums
 from afa.training.job import StageJob
+
+_ANEW = "overwrite=true starts anew and keeps the old folder beside"
 
 
 @dataclass
@@ -75,16 +77,34 @@ def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageSta
         CheckpointError: no checkpoint is whole, or the images or the start have changed since.
     """
     state = StageState(TrainSums(len(learner.objective.attention_names), learner.device))
-    checkpoint = _newest(job, journal)
+    checkpoint, damage = _newest(job)
     if checkpoint is None:
         return state
-    training = checkpoint.training
-    changed = [name for name, value in job.inputs.items() if training["inputs"].get(name) != value]
+    try:
+        _check_inputs(job, checkpoint.training["inputs"])
+        _restore(checkpoint, job, learner, state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{job.folder / LAST}: not a checkpoint to go on from: {one_line(error)}") from None
+    # What the run said of steps that are now done again would stand there twice.
+    journal.cut(checkpoint.training["log_position"])
+    if damage:
+        journal.say(f"{damage}; going on from {PREVIOUS.name}")
+    if state.epoch < job.epochs:
+        step = f" and step {state.step} of the next" if state.step else ""
+        journal.say(f"{job.title}: going on after epoch {state.epoch} of {job.epochs}{step}")
+    return state
+
+
+def _check_inputs(job: StageJob, before: dict[str, str]) -> None:
+    changed = [name for name, value in job.inputs.items() if before.get(name) != value]
     if changed:
         raise CheckpointError(
-            f"{job.folder}: cannot go on, since it began the {', the '.join(changed)} changed; "
-            "overwrite=true starts anew and keeps the old folder beside"
+            f"{job.folder}: cannot go on, since it began the {', the '.join(changed)} changed; {_ANEW}"
         )
+
+
+def _restore(checkpoint: Checkpoint, job: StageJob, learner: Learner, state: StageState) -> None:
+    training = checkpoint.training
     learner.target.network.load_state_dict(checkpoint.model)
     learner.objective.load_state_dict(checkpoint.attention)
     learner.optimizer.load_state_dict(training["optimizer"])
@@ -93,24 +113,19 @@ def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageSta
         torch.cuda.set_rng_state(training["cuda_generator"], job.device)
     state.sums.sums = training["sums"].to(job.device)
     state.step, state.history, state.seconds = training["step"], list(training["history"]), training["seconds"]
-    # What the run said of steps that are now done again would stand there twice.
-    journal.cut(training["log_position"])
-    if state.epoch < job.epochs:
-        step = f" and step {state.step} of the next" if state.step else ""
-        journal.say(f"{job.title}: going on after epoch {state.epoch} of {job.epochs}{step}")
-    return state
 
 
-def _newest(job: StageJob, journal: Journal) -> Checkpoint | None:
-    """``last.pth``, or the one before where that is damaged, said in a line; None for a stage not begun."""
+def _newest(job: StageJob) -> tuple[Checkpoint | None, str]:
+    """``last.pth``, or the one before and what is wrong with the last; None for a stage not begun."""
     last, previous = job.folder / LAST, job.folder / PREVIOUS
     if not last.exists() and not previous.exists():
-        return None
+        return None, ""
     try:
-        return load_checkpoint(last)
+        return load_checkpoint(last), ""
     except CheckpointError as damage:
-        if not previous.exists():
-            raise
-        checkpoint = load_checkpoint(previous)
-        journal.say(f"{damage}; going on from {previous.name}")
-        return checkpoint
+        try:
+            checkpoint = load_checkpoint(previous)
+        except CheckpointError as other:
+            raise CheckpointError(f"{damage}; nor does the one before do: {other}; {_ANEW}") from None
+        set_aside(last)
+        return checkpoint, str(damage)
