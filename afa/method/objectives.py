@@ -42,72 +42,53 @@ class Losses(NamedTuple):
     entropies: Tensor
 
 
-class Alignment(nn.Module):
-    """Sum of one alignment loss over the aligned layers; subclasses say which."""
+class AttentiveAlignment(nn.Module):
+    """One attentive module and one loss a layer, added up: AST (eq. 5, 6) and ACT (eq. 7, 8)."""
 
-    def __init__(self, attentions: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, attentions: Iterable[nn.Module], loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(attentions)
+        self._loss = loss
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Maps of the aligned layers, each (B, C, H, W) -> the loss and each attention's entropy."""
-        raise NotImplementedError
-
-
-class SpatialAlignment(Alignment):
-    """AST: eq. 5 and eq. 6."""
-
-    def __init__(self, shapes: Sequence[MapShape], channel_weights: Sequence[Tensor]) -> None:
-        super().__init__(SpatialAttention(shape.height, shape.width) for shape in shapes)
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         weights = [attend(map_) for attend, map_ in zip(self.attentions, source, strict=True)]
-        terms = [spatial_alignment(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
+        terms = [self._loss(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
         return torch.stack(terms).sum(), [entropy(a.detach()) for a in weights]
 
 
-class ChannelAlignment(Alignment):
-    """ACT: eq. 7 and eq. 8."""
-
-    def __init__(self, shapes: Sequence[MapShape], channel_weights: Sequence[Tensor]) -> None:
-        super().__init__(ChannelAttention(*shape) for shape in shapes)
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        weights = [attend(map_) for attend, map_ in zip(self.attentions, source, strict=True)]
-        terms = [channel_alignment(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
-        return torch.stack(terms).sum(), [entropy(a.detach()) for a in weights]
-
-
-class FeatureMapAlignment(Alignment):
+class FeatureMapAlignment(nn.Module):
     """DFA: eq. 3, no attention."""
 
-    def __init__(self, shapes: Sequence[MapShape], channel_weights: Sequence[Tensor]) -> None:
-        super().__init__()
-
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """As ``AttentiveAlignment.forward``, without entropies."""
         terms = [feature_map_alignment(s, t) for s, t in zip(source, target, strict=True)]
         return torch.stack(terms).sum(), []
 
 
-class DeltaAlignment(Alignment):
+class DeltaAlignment(nn.Module):
     """DELTA: fixed weights, one (C,) tensor a layer."""
 
-    def __init__(self, shapes: Sequence[MapShape], channel_weights: Sequence[Tensor]) -> None:
+    def __init__(self, channel_weights: Sequence[Tensor]) -> None:
         super().__init__()
         for layer, weights in enumerate(channel_weights):
             self.register_buffer(f"channel_weights_{layer}", weights)
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """As ``AttentiveAlignment.forward``, without entropies."""
         terms = [delta_alignment(s, t, w) for s, t, w in zip(source, target, self.buffers(), strict=True)]
         return torch.stack(terms).sum(), []
 
 
-ALIGNMENTS: dict[str, Callable[[Sequence[MapShape], Sequence[Tensor]], Alignment]] = {
-    "spatial": SpatialAlignment,
-    "channel": ChannelAlignment,
-    "feature_map": FeatureMapAlignment,
-    "delta": DeltaAlignment,
+ALIGNMENTS: dict[str, Callable[[Sequence[MapShape], Sequence[Tensor]], nn.Module]] = {
+    "spatial": lambda shapes, _: AttentiveAlignment(
+        (SpatialAttention(shape.height, shape.width) for shape in shapes), spatial_alignment
+    ),
+    "channel": lambda shapes, _: AttentiveAlignment((ChannelAttention(*shape) for shape in shapes), channel_alignment),
+    "feature_map": lambda *_: FeatureMapAlignment(),
+    "delta": lambda _, channel_weights: DeltaAlignment(channel_weights),
 }
+"""Word in a method's row -> the alignment over maps of given shapes; ``channel_weights`` are DELTA's."""
 
 
 class Objective(nn.Module):
@@ -150,7 +131,8 @@ class Objective(nn.Module):
         return [
             f"{kind}_{layer}"
             for kind, alignment in self.alignments.items()
-            for layer, _ in enumerate(alignment.get_submodule("attentions").children(), start=1)
+            if isinstance(alignment, AttentiveAlignment)
+            for layer, _ in enumerate(alignment.attentions, start=1)
         ]
 
     def forward(self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor]) -> Losses:
