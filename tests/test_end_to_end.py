@@ -200,7 +200,8 @@ def test_a_config_of_the_released_code_runs_as_it_is(data_dir, tmp_path, capsys)
 def released(tmp_path) -> Path:
     """A checkpoint as the authors released them: a state dict under ``model``, nothing else."""
     path = tmp_path / "released.pth"
-    torch.save({"model": build_network("mobilenet_v2", 3).state_dict()}, path)
+    state = build_network("mobilenet_v2", 3).state_dict()
+    torch.save({"model": state}, path, _use_new_zipfile_serialization=False)  # as torch 1.1 wrote
     return path
 
 
