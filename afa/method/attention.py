@@ -49,4 +49,6 @@ class ChannelAttention(nn.Module):
 
 def entropy(attention: Tensor) -> Tensor:
     """Mean entropy of (B, N) weights as a part of its maximum: 1 is uniform, 0 is all on one entry."""
+    if attention.shape[1] == 1:  # a map of one position: uniform, and its maximum 0
+        return attention.new_ones(())
     return torch.special.entr(attention).sum(dim=1).mean() / math.log(attention.shape[1])
