@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from afa.command_line import main
 from afa.errors import CheckpointError
@@ -27,11 +26,11 @@ from afa.training.checkpoint import load_checkpoint, save_checkpoint
 from afa.training.engine import train_step
 from afa.training.setup import build_learner, load_channel_weights, source_start
 from tests.processes import Program
+from tests.same import assert_the_same
 
 DEMO = Path(__file__).parents[1] / "demo"
 AFA = str(DEMO.parent / "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon")
 TINY = str(DEMO.parent / "tests/tiny.hocon")
-CHECKPOINTS = Path("check_point")
 STEPS = 9  # an epoch
 
 
@@ -102,38 +101,6 @@ def broken_off(words, tmp_path_factory) -> Path:
 def cut(broken_off, tmp_path) -> Path:
     """A copy of ``broken_off``, and its own."""
     return shutil.copytree(broken_off, tmp_path / "cut")
-
-
-def told(run: Path) -> list[str]:
-    """What ``experiment.log`` says of steps and epochs, without times and speeds."""
-    lines = [line[21:] for line in (run / "experiment.log").read_text().splitlines()]
-    return [re.sub(r", [\d.]+ images/s", "", line) for line in lines if re.match(r"A[SC]T epoch", line)]
-
-
-def scalars(stage: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(stage / "tensorboard")).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
-    """Weights, optimiser, logs and scalars of every stage."""
-    stages = sorted(path.parent.relative_to(whole) for path in whole.rglob("log.txt"))
-    assert stages
-    for stage in stages:
-        one, other = run / stage, whole / stage
-        assert (one / "log.txt").read_bytes() == (other / "log.txt").read_bytes()
-        assert scalars(one) == scalars(other)
-        for name in ("best.pth", "last.pth"):
-            first, second = (load_checkpoint(folder / CHECKPOINTS / name) for folder in (one, other))
-            pairs = [(first.model, second.model), (first.attention, second.attention)]
-            if name == "last.pth":
-                states = [c.training["optimizer"]["state"] for c in (first, second)]
-                pairs += [(states[0][key], states[1][key]) for key in states[1]]
-                assert torch.equal(first.training["generator"], second.training["generator"])
-            for mine, theirs in pairs:
-                assert list(mine) == list(theirs)
-                assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-    assert not log or told(run) == told(whole)
 
 
 def one_line(text: str) -> str:
@@ -500,6 +467,13 @@ def test_a_worker_that_is_killed_is_one_line(words, tmp_path):
         os.kill(int(child), signal.SIGKILL)
     assert program.wait() == 1
     assert "a process that decodes images died" in one_line(program.errors)
+
+
+def test_a_result_that_cannot_be_written_is_one_line(words, cut, capsys):
+    (cut / "run/predictions.csv").mkdir()
+    assert main(commands(words, cut)["one"]) == 1
+    error = one_line(capsys.readouterr().err)
+    assert error.startswith(f"{cut / 'run/predictions.csv'}: Is a directory; the same command goes on")
 
 
 DELTA = [32, 64, 96, 320]  # channels of MobileNetV2's aligned layers

@@ -5,15 +5,17 @@ import csv
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from afa.errors import AFAError
 from afa.results.figures import LOG_COLUMNS, Row
+
+T = TypeVar("T")
 
 
 def claim_folder(folder: Path) -> Any:
@@ -78,15 +80,15 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What ``write_json`` wrote.
+def read_json(path: Path, build: Callable[[Any], T]) -> T:
+    """What ``write_json`` wrote, as ``build`` makes it from plain values.
 
     Raises:
         AFAError: it was altered since.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise AFAError(
             f"{path}: altered or torn; remove it, and the same command makes it again from the checkpoints"
         ) from None

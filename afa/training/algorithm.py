@@ -77,7 +77,7 @@ def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
             "overwrite=true starts anew and keeps the old folder beside, exp_id=<name> makes another"
         )
     if (folder / RESULT).exists():
-        return read_json(folder / RESULT)
+        return read_json(folder / RESULT, lambda values: {**values, "table": str(values["table"])})
     if not settings.run.resume:
         raise AFAError(f"{folder}: holds an unfinished run and resume = false; overwrite=true starts anew")
     return None
@@ -154,7 +154,7 @@ def _stage_job(
 
 def _finished_stage(job: StageJob) -> StageResult | None:
     path = job.folder / "stage.json"
-    return StageResult.from_dict(read_json(path)) if path.exists() else None
+    return read_json(path, StageResult.from_dict) if path.exists() else None
 
 
 def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from afa.errors import CheckpointError
 from afa.networks.build import build_network, load_source_weights
 from afa.networks.weights import load_file_safely, state_dict_of
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.mutate import mutated_bytes
 
 HUGE = 10**12  # elements: 4 TB of floats
 
@@ -42,23 +43,6 @@ def test_safetensors_are_taken_as_source_weights(tmp_path):
     assert all(torch.equal(state[name], value) for name, value in given.items())
 
 
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """Cut short, or with bytes flipped, replaced, inserted or left out."""
-    place = chance.randrange(len(content))
-    noise = chance.randbytes(chance.randint(1, 16))
-    match chance.randrange(5):
-        case 0:
-            return content[:place]
-        case 1:
-            return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
-        case 2:
-            return content[:place] + noise + content[place + len(noise) :]
-        case 3:
-            return content[:place] + noise + content[place:]
-        case _:
-            return content[:place] + content[place + len(noise) :]
-
-
 @pytest.mark.parametrize("name", ["new.pth", "old.pth", "x.safetensors"])
 def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, name):
     path, chance = tmp_path / name, random.Random(name)
@@ -72,7 +56,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, name):
     load_checkpoint(path)
     refusals = []
     for _ in range(200):
-        path.write_bytes(mutated(whole, chance))
+        path.write_bytes(mutated_bytes(whole, chance))
         try:
             load_checkpoint(path)
         except CheckpointError as error:
