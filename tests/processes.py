@@ -39,6 +39,16 @@ class Program:
         assert self._process.exitcode is not None, "still at work after two minutes"
         return self._process.exitcode
 
+    @property
+    def status(self) -> int | None:
+        """The exit status so far."""
+        return self._process.exitcode
+
+    def end(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.join()
+
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Until ``condition`` holds; it must while the program lives."""
         until = time.monotonic() + 60
