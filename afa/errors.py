@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """Text with names from files in it, on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AFAError(Exception):
     """Something outside the program is wrong: a config, a file, an image.
 
@@ -12,7 +17,7 @@ class AFAError(Exception):
     exit_status = 1
 
     def __init__(self, lines: str | Sequence[str]) -> None:
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        self.lines = [printable(line) for line in ([lines] if isinstance(lines, str) else lines)]
         super().__init__("\n".join(self.lines))
 
 

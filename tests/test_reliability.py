@@ -534,3 +534,22 @@ def test_changed_channel_weights_are_refused_on_resume(words, tmp_path, monkeypa
     path.write_text(json.dumps([[2.0] * c for c in DELTA]))
     assert main(command) == 1
     assert "since it began the channel weights changed" in one_line(capsys.readouterr().err)
+
+
+def test_names_that_are_no_utf_8_or_would_steer_the_terminal(words, data, tmp_path, capsys):
+    copy = shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "test"):
+        folder = copy / "tiny" / split
+        try:
+            (folder / "bag").rename(folder / os.fsdecode(b"ba\xff"))
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    bad = folder.parent / "train" / os.fsdecode(b"ba\xff") / "\x1b[31m.png"
+    bad.write_bytes(b"no image")
+    command = [*commands(words, tmp_path)["one"], f"target_data_dir={copy}", "max_iter=1"]
+    assert main(command) == 1
+    named, _ = capsys.readouterr().err.splitlines()
+    assert named.isprintable()
+    assert "ba\\udcff/\\x1b[31m.png: not an image" in named
+    assert main([*command, "bad_images=skip", "overwrite=true"]) == 0
+    assert "ba\\udcff" in (tmp_path / "run/predictions.csv").read_text(encoding="utf-8")

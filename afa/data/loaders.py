@@ -1,5 +1,6 @@
 """Seeded batches on a device: canvases from memory or decoded by worker processes, the random part on the device."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -138,7 +139,8 @@ class _Source:
         self.device = device
         self._files = _CanvasFiles(paths, make_canvas)
         self._canvases = canvases
-        self._num_workers = num_workers
+        # More than there are cores would only wait for each other, and torch warns of it.
+        self._num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256)
         self._pinned = device.type == "cuda"  # a copy from ordinary memory would wait for the device
 
     def load(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:

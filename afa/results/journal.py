@@ -59,7 +59,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, between: Callable[[], None] = lambda: None) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._between = between
 
     def position(self) -> int:

@@ -5,6 +5,7 @@ import csv
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,10 +105,18 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def _let_the_second_pass(folder: Path) -> None:
+    """TensorBoard reads files in the order of their names, which begin with the second: this one is to be the last."""
+    made = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    while made and int(time.time()) <= max(made):
+        time.sleep(0.05)
+
+
 class Scalars:
     """TensorBoard scalars of a stage, ``<folder>/tensorboard``, from epoch ``done`` + 1 on."""
 
     def __init__(self, folder: Path, done: int) -> None:
+        _let_the_second_pass(folder / "tensorboard")
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
 
     def write(self, row: Row, selected_on: str) -> None:
@@ -143,7 +152,7 @@ def write_predictions(
     ranks = range(top.indices.shape[1])
     header = ["path", "true", "correct"] + [name for r in ranks for name in (f"top{r + 1}", f"probability{r + 1}")]
     correct = (top.indices[:, 0] == labels).tolist()
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for path, label, hit, indices, values in zip(
@@ -151,7 +160,7 @@ def write_predictions(
         ):
             guesses = [cell for i, value in zip(indices, values, strict=True) for cell in (classes[i], f"{value:.6f}")]
             writer.writerow([path, classes[label], int(hit), *guesses])
-    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "correct", "top1"])
         for label, name in enumerate(classes):

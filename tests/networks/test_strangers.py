@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from afa.errors import CheckpointError
 from afa.networks.build import build_network, load_source_weights
-from afa.networks.weights import load_file_safely, state_dict_of
+from afa.networks.weights import load_file_safely, load_state, state_dict_of
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.mutate import mutated_bytes
 
@@ -81,6 +81,12 @@ def test_a_field_of_another_type_is_named(tmp_path, wrong):
     torch.save({**vars(Checkpoint({"a": torch.ones(1)}, epoch=1)), **wrong}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=f"not a checkpoint of this program: its {next(iter(wrong))} is"):
         load_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_key_that_would_steer_the_terminal_is_spelled_out():
+    with pytest.raises(CheckpointError) as error:
+        load_state(build_network("mobilenet_v2", 3), {"\x1b[31m\n": torch.ones(1)}, "x.pth")
+    assert str(error.value).isprintable()
 
 
 def test_a_damaged_list_of_digests_is_no_traceback(tmp_path):
