@@ -107,9 +107,9 @@ def write_log(path: Path, history: Sequence[Row]) -> None:
 
 def _let_the_second_pass(folder: Path) -> None:
     """TensorBoard reads files in the order of their names, which begin with the second: this one is to be the last."""
-    made = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
-    while made and int(time.time()) <= max(made):
-        time.sleep(0.05)
+    second = int(time.time())
+    if any(path.name.split(".")[3] == str(second) for path in folder.glob("events.out.tfevents.*")):
+        time.sleep(max(second + 1 - time.time(), 0))
 
 
 class Scalars:
