@@ -131,6 +131,10 @@ def _check_value(f: Field, value: Any) -> _Checked | Problem:
         if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
             return Problem("", f'expected a list of strings, for example ["layer1", "layer2"], got {value!r}')
         return _Checked(tuple(value))
+    if wanted in (int, float) and isinstance(value, int) and abs(value) >= 2**63:  # no float may hold it
+        return Problem(
+            "", f"a number of {len(str(abs(value)))} digits is out of range: {_range(bounds['low'], bounds['high'])}"
+        )
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool) and f.name in ("gpu_id", "exp_id"):

@@ -42,6 +42,8 @@ def test_what_has_no_default_is_asked_for(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("lr", 10**400, "a number of 401 digits is out of range: at least 0 is right"),
+        ("batch_size", -(10**400), "a number of 401 digits is out of range: at least 1 is right"),
         ("lr", -0.1, "-0.1 is out of range: at least 0 is right"),
         ("lr", float("nan"), "nan is out of range: at least 0 is right"),
         ("momentum", 1.5, "1.5 is out of range: 0 to 1 is right"),
