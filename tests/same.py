@@ -1,12 +1,13 @@
 """Whether two runs are the same: weights, optimiser, logs, scalars."""
 
+import functools
 import re
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from afa.training.checkpoint import load_checkpoint
+from afa.training.checkpoint import Checkpoint, load_checkpoint
 
 CHECKPOINTS = Path("check_point")
 
@@ -15,6 +16,12 @@ def told(run: Path) -> list[str]:
     """What ``experiment.log`` says of steps and epochs, without times and speeds."""
     lines = [line[21:] for line in (run / "experiment.log").read_text().splitlines()]
     return [re.sub(r", [\d.]+ images/s", "", line) for line in lines if re.match(r"A[SC]T epoch", line)]
+
+
+@functools.lru_cache(maxsize=8)
+def unchanging(path: Path) -> Checkpoint:
+    """Read once: an undisturbed run's."""
+    return load_checkpoint(path)
 
 
 def scalars(stage: Path) -> dict[str, list[tuple[int, float]]]:
@@ -31,7 +38,7 @@ def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
         assert (one / "log.txt").read_bytes() == (other / "log.txt").read_bytes()
         assert scalars(one) == scalars(other)
         for name in ("best.pth", "last.pth"):
-            first, second = (load_checkpoint(folder / CHECKPOINTS / name) for folder in (one, other))
+            first, second = load_checkpoint(one / CHECKPOINTS / name), unchanging(other / CHECKPOINTS / name)
             pairs = [(first.model, second.model), (first.attention, second.attention)]
             if name == "last.pth":
                 states = [c.training["optimizer"]["state"] for c in (first, second)]

@@ -32,14 +32,14 @@ from tests.same import assert_the_same
 DEMO = Path(__file__).parents[1] / "demo"
 AFA = str(DEMO.parent / "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon")
 TINY = str(DEMO.parent / "tests/tiny.hocon")
-STEPS = 9  # an epoch
+STEPS = 6  # an epoch
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """As ``data_dir``, with enough images that an epoch takes most of a second."""
+    """As ``data_dir``, with enough images that an epoch takes half a second."""
     root = tmp_path_factory.mktemp("more_data")
-    for split, count in {"train": 12, "test": 3}.items():
+    for split, count in {"train": 8, "test": 1}.items():
         for name in ("bag", "sandal", "trouser"):
             folder = root / "tiny" / split / name
             folder.mkdir(parents=True)
@@ -50,14 +50,14 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(data) -> list[str]:
-    """Two epochs of nine steps a stage."""
+    """Two epochs of six steps a stage."""
     return [
         f"target_data_dir={data}",
         "target_dataset=tiny",
         f"source_weights={DEMO / 'mobilenet_v2_source_fp16.pth'}",
         "image_size=32",
         "batch_size=4",
-        "max_iter=18",
+        "max_iter=12",
         "alpha=1e-5",
         "lr=0.001",
         "gpu_id=cpu",
@@ -119,10 +119,10 @@ def one_line(text: str) -> str:
     ids=["one_stage", "workers", "stage_two"],
 )
 def test_killed_at_a_random_moment_and_resumed(words, undisturbed, tmp_path, name, begins_with, extra, capsys):
-    command = [*commands(words, tmp_path)[name], "checkpoint_every=1 steps", *extra]
+    command = [*commands(words, tmp_path)[name], "checkpoint_every=2 steps", *extra]
     program = Program(command, tmp_path)
     program.wait_for_line(tmp_path / "run/experiment.log", begins_with)
-    time.sleep(random.Random(f"{name} {extra}").uniform(0, 0.7))  # of the second and more that is still to come
+    time.sleep(random.Random(f"{name} {extra}").uniform(0, 0.5))  # of the second and more that is still to come
     program.send(signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL
     # At once: the workers of the dead run live for seconds yet, and do not hold its lock.
@@ -136,7 +136,6 @@ def test_killed_at_a_random_moment_and_resumed(words, undisturbed, tmp_path, nam
         (signal.SIGTERM, False, []),
         (signal.SIGINT, False, []),
         (signal.SIGTERM, True, ["num_workers=2", "cache=none"]),
-        (signal.SIGINT, True, ["num_workers=2", "cache=none"]),
     ],
 )
 def test_asked_to_end_it_saves_in_the_middle_of_an_epoch(words, undisturbed, tmp_path, number, to_group, extra):
@@ -166,7 +165,7 @@ def test_asked_for_a_checkpoint_it_writes_one_and_goes_on(words, undisturbed, tm
 
 
 def test_the_second_ctrl_c_ends_within_a_step(words, tmp_path):
-    slow = ["image_size=224", "batch_size=36", "checkpoint_every=1 steps"]
+    slow = ["image_size=224", "batch_size=24", "checkpoint_every=1 steps"]
     command = [*commands(words, tmp_path)["one"], *slow]
     program = Program(command, tmp_path)
     program.wait_for(lambda: (tmp_path / "run/log.txt").exists())  # written just before the first step
@@ -224,8 +223,12 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(words, undisturbed, c
 
 
 def test_killed_after_a_damage_the_whole_checkpoint_is_still_there(words, undisturbed, cut, monkeypatch):
-    """The next save must not put the damaged file in the whole one's place, be it for a moment."""
+    """The next save must not put the damaged file in the whole one's place for a moment. Leftovers do no harm."""
     tear(cut / "run/check_point/last.pth")
+    for name in ("last.pth", "previous.pth", "best.pth", "SHA256SUMS"):
+        (cut / "run/check_point" / f"{name}.tmp").write_bytes(b"half a")
+    for name in ("log.txt", "settings.log", "stage.json", "result.json"):
+        (cut / "run" / f"{name}.tmp").write_bytes(b"half a")
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -317,9 +320,9 @@ def test_a_checkpoint_that_cannot_be_written_whole(words, cut, small_files, undi
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-@pytest.mark.parametrize("megabytes", [8, 24, 40])
+@pytest.mark.parametrize("megabytes", [8, 24])
 def test_a_disk_that_fills_up(words, undisturbed, tmp_path, capsys, megabytes):
-    """A small disk of its own: full at the first checkpoint, at the second, at the third; then made larger."""
+    """A small disk of its own: full at the first checkpoint or at the second; then made larger."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", disk], check=False).returncode:
@@ -375,16 +378,15 @@ def test_a_stage_counts_as_finished_by_its_file_alone(words, undisturbed, tmp_pa
         assert main(command) == 0
 
 
-def test_leftovers_of_a_kill_do_no_harm(words, undisturbed, cut, tmp_path):
-    for name in ("last.pth.tmp", "previous.pth.tmp", "best.pth.tmp", "SHA256SUMS.tmp"):
-        (cut / "run/check_point" / name).write_bytes(b"half a")
-    for name in ("log.txt.tmp", "settings.log.tmp", "stage.json.tmp", "result.json.tmp"):
-        (cut / "run" / name).write_bytes(b"half a")
-    assert main(commands(words, cut)["one"]) == 0
-    assert_the_same(cut / "run", undisturbed["one"])
-    (tmp_path / "run").mkdir()  # killed while it wrote its very first file
+def test_killed_while_it_wrote_its_very_first_file(words, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
     (tmp_path / "run/settings.log.tmp").write_text("target_da")
-    assert main([*commands(words, tmp_path)["one"], "max_iter=1"]) == 0
+
+    def begun(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("afa.training.algorithm.StageRun", begun)
+    assert main(commands(words, tmp_path)["one"]) == 130
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(words, cut, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -164,6 +165,8 @@ class _Source:
             sampler=[indices.tolist() for indices in batches],
             num_workers=self._num_workers,
             worker_init_fn=_leave_signals_to_the_run,
+            # Else, from Python 3.14 on, the workers are a server's children and outlive a run that is killed.
+            multiprocessing_context="fork" if self._num_workers and sys.platform == "linux" else None,
             pin_memory=self._pinned,
             # Else each epoch would draw a seed from the global stream, and dropout differ from a run with canvases.
             generator=torch.Generator(),
