@@ -32,9 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = parser.parse_args(arguments)
     try:
         settings = load_settings(words.config, words.overrides, check_files=True)
-        from afa.training.algorithm import run
+        if settings.run.dry_run:
+            from afa.training.dry_run import dry_run
 
-        run(settings)
+            dry_run(settings)
+        else:
+            from afa.training.algorithm import run
+
+            run(settings)
     except AFAError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status

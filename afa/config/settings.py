@@ -186,6 +186,12 @@ class RunSettings:
     overwrite: bool = setting(
         "overwrite", "start anew, in place of a run of the same name", default=False, changes_result=False
     )
+    dry_run: bool = setting(
+        "dry_run",
+        "check everything, take a step of each stage, say how long and how large; keep nothing",
+        default=False,
+        changes_result=False,
+    )
     resume: bool = setting("resume", "go on with an unfinished run", default=True, changes_result=False)
 
 

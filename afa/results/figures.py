@@ -74,6 +74,19 @@ class StageResult(NamedTuple):
         return cls(**{**values, "best": Score(**values["best"]), "last": Score(**values["last"])})
 
 
+def format_seconds(seconds: float) -> str:
+    """A time as one would say it: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_bytes(count: int) -> str:
+    """A size as disks are sold: ``27 MB``, ``1.3 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns of text, two spaces apart, with a rule under the header."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]

@@ -49,7 +49,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if finished is not None:
             journal.say(f"{folder}: finished already; overwrite=true does it again\n{finished['table']}")
             return finished
-        journal.say(f"{settings.run_name}, on {_device_name(device)}, torch {torch.__version__}; writing to {folder}")
+        journal.say(f"{settings.run_name}, on {device_name(device)}, torch {torch.__version__}; writing to {folder}")
         if settings.run.mode == "eval":
             outcome = _evaluate(settings, folder, device, journal)
         else:
@@ -61,14 +61,26 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
-    """The result of a finished run; None for one that is new or to go on. Refuses what belongs to other settings."""
+    """As ``check_folder``; a new run's settings are written down."""
+    finished = check_folder(folder, settings)
+    if not (folder / SETTINGS).exists():
+        # Run again, the saved config is to go on with this run, not to move it aside.
+        settings = replace(settings, run=replace(settings.run, overwrite=False, dry_run=False))
+        write_text(folder / SETTINGS, format_settings(settings))
+    return finished
+
+
+def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """The result of a finished run in ``folder``; None for one that is new or to go on. Nothing is written.
+
+    Raises:
+        AFAError: it holds something else, or a run that was made with other settings.
+    """
     path = folder / SETTINGS
     if not path.exists():
         strange = [item.name for item in folder.iterdir() if item.name not in (".lock", f"{SETTINGS}.tmp")]
         if strange:
             raise AFAError(f"{folder}: holds files ({strange[0]}) but no run; choose another exp_id=<name>")
-        # Run again, the saved config is to go on with this run, not to move it aside.
-        write_text(path, format_settings(replace(settings, run=replace(settings.run, overwrite=False))))
         return None
     different = differences(load_settings(path), settings)
     if different:
@@ -95,10 +107,10 @@ def _train(
     )
     repeats = []
     for repeat in range(1, settings.run.repeat + 1):
-        start = _first_start(settings, images, repeat)
+        start = first_start(settings, images, repeat)
         results: list[StageResult] = []
         for index in range(len(settings.stages)):
-            job = _stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
+            job = stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
             results.append(_finished_stage(job) or StageRun(job, journal, signals).train())
             path = job.folder / BEST
             start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
@@ -120,7 +132,7 @@ def _train(
     }
 
 
-def _first_start(settings: Settings, images: Images, repeat: int) -> Start:
+def first_start(settings: Settings, images: Images, repeat: int) -> Start:
     """The source's weights, or the checkpoint that the config names."""
     if not settings.run.pre_trained_path:
         return source_start(settings.backbone)
@@ -128,7 +140,7 @@ def _first_start(settings: Settings, images: Images, repeat: int) -> Start:
     return checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
 
 
-def _stage_job(
+def stage_job(
     settings: Settings, images: Images, folder: Path, device: torch.device, *, start: Start, repeat: int, index: int
 ) -> StageJob:
     """The job of the stage at ``index`` of ``repeat``."""
@@ -166,7 +178,7 @@ def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: J
 def environment(device: torch.device) -> dict[str, str]:
     """What the figures were made with."""
     return {
-        "device": _device_name(device),
+        "device": device_name(device),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
@@ -174,7 +186,7 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads)"

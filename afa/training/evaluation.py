@@ -1,13 +1,14 @@
 """Evaluation of a trained or released checkpoint on the test images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from afa.config.settings import Settings
 from afa.data.loaders import TestLoader
 from afa.errors import AFAError
+from afa.networks.features import FeatureNetwork
 from afa.networks.weights import sha256
 from afa.results.figures import format_table
 from afa.results.journal import Journal
@@ -18,10 +19,16 @@ from afa.training.setup import build_target
 from afa.training.splits import ImageReader
 
 
-def evaluate_checkpoint(
-    settings: Settings, path: Path, *, folder: Path, device: torch.device, journal: Journal
-) -> dict[str, Any]:
-    """Write ``predictions.csv`` and ``per_class.csv`` to ``folder``; return the figures.
+class Evaluation(NamedTuple):
+    """A checkpoint that was found to fit the test images."""
+
+    checkpoint: Checkpoint
+    target: FeatureNetwork
+    loader: TestLoader
+
+
+def prepare_evaluation(settings: Settings, path: Path, *, device: torch.device, journal: Journal) -> Evaluation:
+    """Read checkpoint and test images.
 
     Raises:
         CheckpointError: the checkpoint is damaged, of another network or other classes.
@@ -31,8 +38,7 @@ def evaluate_checkpoint(
     _check_preprocessing(checkpoint, path, settings)
     reader = ImageReader(settings.data, journal)
     split = reader.read_test()
-    classes = split.folder.classes
-    target = build_target(settings.backbone, checkpoint, path, classes).to(device)
+    target = build_target(settings.backbone, checkpoint, path, split.folder.classes).to(device)
     loader = TestLoader(
         split.folder,
         reader.preprocessing,
@@ -41,19 +47,28 @@ def evaluate_checkpoint(
         num_workers=settings.data.num_workers,
         canvases=split.canvases,
     )
-    with journal.progress("evaluating", len(split.folder)) as bar:
+    return Evaluation(checkpoint, target, loader)
+
+
+def evaluate_checkpoint(
+    settings: Settings, path: Path, *, folder: Path, device: torch.device, journal: Journal
+) -> dict[str, Any]:
+    """Write ``predictions.csv`` and ``per_class.csv`` to ``folder``; return the figures. Raises as above."""
+    checkpoint, target, loader = prepare_evaluation(settings, path, device=device, journal=journal)
+    images = loader.folder
+    with journal.progress("evaluating", len(images)) as bar:
         logits, labels = predict(target, loader, bar.update)
     figures = score(logits, labels)
-    write_predictions(folder, paths=split.folder.paths, labels=labels, logits=logits, classes=classes)
-    row = [f"{figures.top1:.2f}", f"{figures.top5:.2f}", f"{figures.loss:.4f}", str(len(split.folder)), str(path)]
+    write_predictions(folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes)
+    row = [f"{figures.top1:.2f}", f"{figures.top5:.2f}", f"{figures.loss:.4f}", str(len(images)), str(path)]
     return {
         "checkpoint": str(path),
         "checkpoint_sha256": sha256(path),
         "epoch": checkpoint.epoch,
         "selected_on": checkpoint.split,
         **figures._asdict(),
-        "test_images": len(split.folder),
-        "test_sha256": split.folder.fingerprint(),
+        "test_images": len(images),
+        "test_sha256": images.fingerprint(),
         "table": format_table(["top-1 %", "top-5 %", "cross-entropy", "images", "checkpoint"], [row]),
     }
 

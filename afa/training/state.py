@@ -77,17 +77,18 @@ def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageSta
         CheckpointError: no checkpoint is whole, or the images or the start have changed since.
     """
     state = StageState(TrainSums(len(learner.objective.attention_names), learner.device))
-    checkpoint, damage = _newest(job)
+    checkpoint, damage = newest_checkpoint(job)
     if checkpoint is None:
         return state
     try:
-        _check_inputs(job, checkpoint.training["inputs"])
+        check_inputs(job, checkpoint.training["inputs"])
         _restore(checkpoint, job, learner, state)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{job.folder / LAST}: not a checkpoint to go on from: {one_line(error)}") from None
     # What the run said of steps that are now done again would stand there twice.
     journal.cut(checkpoint.training["log_position"])
     if damage:
+        set_aside(job.folder / LAST)
         journal.say(f"{damage}; going on from {PREVIOUS.name}")
     if state.epoch < job.epochs:
         step = f" and step {state.step} of the next" if state.step else ""
@@ -95,7 +96,8 @@ def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageSta
     return state
 
 
-def _check_inputs(job: StageJob, before: dict[str, str]) -> None:
+def check_inputs(job: StageJob, before: dict[str, str]) -> None:
+    """Raises CheckpointError where images or start are not those, by their digests, that the stage began with."""
     changed = [name for name, value in job.inputs.items() if before.get(name) != value]
     if changed:
         raise CheckpointError(
@@ -115,7 +117,7 @@ def _restore(checkpoint: Checkpoint, job: StageJob, learner: Learner, state: Sta
     state.step, state.history, state.seconds = training["step"], list(training["history"]), training["seconds"]
 
 
-def _newest(job: StageJob) -> tuple[Checkpoint | None, str]:
+def newest_checkpoint(job: StageJob) -> tuple[Checkpoint | None, str]:
     """``last.pth``, or the one before and what is wrong with the last; None for a stage not begun."""
     last, previous = job.folder / LAST, job.folder / PREVIOUS
     if not last.exists() and not previous.exists():
@@ -127,5 +129,4 @@ def _newest(job: StageJob) -> tuple[Checkpoint | None, str]:
             checkpoint = load_checkpoint(previous)
         except CheckpointError as other:
             raise CheckpointError(f"{damage}; nor does the one before do: {other}; {_ANEW}") from None
-        set_aside(last)
         return checkpoint, str(damage)

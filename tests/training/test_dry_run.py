@@ -1,0 +1,112 @@
+"""``dry_run=true``: it passes where the run starts, fails where the run would, and leaves nothing behind."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from afa.command_line import main
+from afa.networks.build import build_network
+from afa.training import dry_run as module
+from afa.training.dry_run import estimate
+
+AFA = "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon"
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Path and time of each file but the lock, which is taken and given back."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in paths}
+
+
+def test_both_stages_are_tried_and_nothing_is_left(words, tmp_path, capsys):
+    assert main([AFA, *words, "exp_id=afa", "repeat=2", "dry_run=true"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    for text in (
+        'target_dataset = "tiny"',
+        "12 training images, 4 to 4 a class",
+        "9 test images, 3 to 3 a class",
+        "features.13.conv.2  96        2 x 2",
+        "ACT (repeat 1/2): mobilenet_v2 from the weights after AST",
+        "2 epochs of 3 steps",
+        "will start",
+    ):
+        assert text in out
+
+
+def test_the_estimate_is_that_of_the_run(words, settings_for, tmp_path):
+    """Bytes to the checkpoint; seconds only roughly, as a run of six steps on a busy machine has no fixed time."""
+    foreseen = estimate(settings_for(max_iter=6))
+    assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run"]) == 0
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "runs/run/check_point").glob("*.pth")}
+    assert foreseen.disk_bytes - sizes["last.pth"] == pytest.approx(sum(sizes.values()), rel=0.01)
+    assert foreseen.stages[0].epochs == 2
+    assert 0 < foreseen.seconds < 600
+    assert foreseen.memory_bytes > sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "message"),
+    [
+        (["batch_size=11"], 2, "batch_size: with 11 the last batch"),
+        (['aligned_layers=["features.99"]'], 2, "has no layer features.99"),
+        (["lr=1e30"], 1, "not finite: "),
+        (["source_weights=README.md"], 1, "README.md: not a readable file of weights"),
+    ],
+)
+def test_what_would_stop_the_run_stops_the_dry_run(words, tmp_path, capsys, wrong, status, message):
+    assert main(["tests/tiny.hocon", *words, "alpha=0.01", *wrong, "dry_run=true"]) == status
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_image_and_classes_of_unlike_size_are_said(words, data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir / "tiny", tmp_path / "data" / "tiny")
+    images = sorted((tmp_path / "data/tiny/train/bag").iterdir())
+    for path in images[2:]:
+        path.unlink()
+    command = ["tests/tiny.hocon", *words, "alpha=0.01", f"target_data_dir={tmp_path / 'data'}", "dry_run=true"]
+    assert main(command) == 0
+    assert "2 to 4 a class: unbalanced; fewest bag 2" in capsys.readouterr().out
+    images[0].write_bytes(b"")
+    assert main(command) == 1
+    assert "empty file" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_too_small_is_said_before(words, monkeypatch, capsys):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10**7, 0, 10**7))
+    assert main(["tests/tiny.hocon", *words, "alpha=0.01", "dry_run=true"]) == 1
+    assert "10 MB are free, the run needs" in capsys.readouterr().err
+
+
+def test_a_run_that_is_there_is_looked_at_and_not_touched(words, data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir / "tiny", tmp_path / "data" / "tiny")
+    command = ["tests/tiny.hocon", *words, "exp_id=run", f"target_data_dir={tmp_path / 'data'}"]
+    assert main([*command, "alpha=0.01"]) == 0
+    before = files(tmp_path / "runs")
+    assert main([*command, "alpha=0.01", "dry_run=true"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main([*command, "alpha=0.02", "dry_run=true"]) == 1
+    assert "made with other settings" in capsys.readouterr().err
+    assert main([*command, "alpha=0.02", "dry_run=true", "overwrite=true"]) == 0
+    assert files(tmp_path / "runs") == before
+    for name in ("result.json", "stage.json"):
+        (tmp_path / "runs/run" / name).unlink()
+    next((tmp_path / "data/tiny/train/bag").iterdir()).unlink()
+    assert main([*command, "alpha=0.01", "dry_run=true"]) == 1
+    assert "the training images changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("classes", "status"), [(3, 0), (120, 1)])
+def test_an_evaluation_is_tried_too(words, tmp_path, capsys, classes, status):
+    torch.save({"model": build_network("mobilenet_v2", classes).state_dict()}, tmp_path / "released.pth")
+    config = "hocon_config/val/mobilenet_v2_Stanford_dogs_120.hocon"
+    command = [config, *words, f"pre_trained_path={tmp_path / 'released.pth'}", "dry_run=true"]
+    assert main(command) == status
+    captured = capsys.readouterr()
+    assert "a bare state dict" in captured.out if status == 0 else "its head has 120 classes" in captured.err
+    assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
