@@ -92,9 +92,15 @@ class DataSettings:
     )
     cache: str = setting(
         "cache",
-        "memory: decode and resize each image once, keep the pixels; none: at each use",
+        "decoded and resized pixels: kept in memory; on the disk, for all runs; none: decode at each use",
         default="memory",
-        choices=("memory", "none"),
+        choices=("memory", "disk", "none"),
+        changes_result=False,
+    )
+    cache_dir: str = setting(
+        "cache_dir",
+        "folder of cache = disk; may be removed at any time",
+        default="~/.cache/afa/images",
         changes_result=False,
     )
     num_workers: int = setting(

@@ -47,6 +47,7 @@ class TrainLoader:
         device: where the batches arrive.
         num_workers: processes that decode, where ``canvases`` is None; 0: this process.
         canvases: uint8 (N, R, R, 3) of all images, or None to decode at each use.
+        rows: (N,) the row in ``canvases`` of each image; None: in the order of the folder.
 
     Neither ``num_workers`` nor ``canvases`` changes a batch, nor is the global random state touched.
     """
@@ -61,12 +62,13 @@ class TrainLoader:
         device: torch.device,
         num_workers: int,
         canvases: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
     ) -> None:
         self.folder = folder
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.seed = seed
-        self._source = _Source(folder.paths, preprocessing.train_canvas, canvases, num_workers, device)
+        self._source = _Source(folder.paths, preprocessing.train_canvas, canvases, num_workers, device, rows)
         self._labels = torch.tensor(folder.labels, device=device)
 
     def __len__(self) -> int:
@@ -134,12 +136,14 @@ class _Source:
         canvases: np.ndarray | None,
         num_workers: int,
         device: torch.device,
+        rows: np.ndarray | None = None,
     ) -> None:
-        if canvases is not None and len(canvases) != len(paths):
-            raise ValueError(f"{len(canvases)} canvases of {len(paths)} images")
+        kept = canvases if rows is None else rows
+        if kept is not None and len(kept) != len(paths):
+            raise ValueError(f"{len(kept)} canvases of {len(paths)} images")
         self.device = device
         self._files = _CanvasFiles(paths, make_canvas)
-        self._canvases = canvases
+        self._canvases, self._rows = canvases, rows
         # More than there are cores would only wait for each other, and torch warns of it.
         self._num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256)
         self._pinned = device.type == "cuda"  # a copy from ordinary memory would wait for the device
@@ -154,8 +158,9 @@ class _Source:
     def _from_memory(self, canvases: np.ndarray, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for indices in batches:
             buffer = torch.empty((len(indices), *canvases.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
+            places = indices.numpy() if self._rows is None else self._rows[indices.numpy()]
             # "clip", as with the default numpy takes a copy in between; no index is out of bounds.
-            np.take(canvases, indices.numpy(), axis=0, out=buffer.numpy(), mode="clip")
+            np.take(canvases, places, axis=0, out=buffer.numpy(), mode="clip")
             yield buffer
 
     def _from_files(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -65,6 +65,7 @@ class StageJob:
             device=self.device,
             num_workers=self.num_workers,
             canvases=self.splits.train.canvases,
+            rows=self.splits.train.rows,
         )
 
     def test_loader(self, split: Split) -> TestLoader:

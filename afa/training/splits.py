@@ -1,7 +1,7 @@
-"""The images of a run: training, held-out and test split, decoded once where memory allows."""
+"""The images of a run: training, held-out and test split, decoded once where there is room."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 from afa.config.settings import DataSettings
 from afa.data.cache import load_canvases
 from afa.data.folders import ImageFolder, hold_out, scan_dataset, scan_split, without
+from afa.data.store import MakeCanvas, Store
 from afa.data.transforms import Preprocessing, resize_side
 from afa.errors import DataError
 from afa.results.journal import Journal
@@ -18,10 +19,11 @@ from afa.results.journal import Journal
 
 @dataclass(frozen=True)
 class Split:
-    """Images and, where they are kept in memory, their canvases (``data/transforms.py``)."""
+    """Images and, where they are kept, their canvases (``data/transforms.py``): all, or those in ``rows``, (N,)."""
 
     folder: ImageFolder
     canvases: np.ndarray | None
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ImageReader:
         self.preprocessing = Preprocessing(settings.image_size, settings.augmentation)
         self._settings = settings
         self._journal = journal
+        self._workers = os.cpu_count() or 1
 
     def read_train(self, folder: ImageFolder) -> Split:
         """A split to train on. Raises DataError for bad images, all at once."""
@@ -51,23 +54,40 @@ class ImageReader:
         """A split to score on, ``<dataset>/test`` unless given. Raises DataError for bad folders or images."""
         return self._read(folder or scan_split(self.root / "test"), self.preprocessing.test_canvas)
 
-    def _read(self, folder: ImageFolder, make_canvas: Callable[[Image.Image], np.ndarray]) -> Split:
-        keep = self._fits_memory(len(folder))
+    def _read(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
+        keep = self._settings.cache == "disk" or self._fits_memory(len(folder))
         done = 0
         with self._journal.progress(f"reading {folder.root.name}", len(folder)) as bar:
 
             def advance(count: int) -> None:
                 nonlocal done
-                bar.update(count - done)
-                done = count
+                bar.update(max(count - done, 0))
+                done = max(count, done)
 
-            canvases, bad = load_canvases(
-                folder.paths, make_canvas if keep else _no_canvas, workers=os.cpu_count() or 1, on_progress=advance
-            )
+            if self._settings.cache == "disk":
+                canvases, bad = self._store(folder, make_canvas).open(
+                    workers=self._workers,
+                    on_progress=advance,
+                    say=self._journal.say,
+                    keep_if_bad=self._settings.bad_images == "skip",
+                )
+            else:
+                canvases, bad = load_canvases(
+                    folder.paths, make_canvas if keep else _no_canvas, workers=self._workers, on_progress=advance
+                )
         if bad:
             self._refuse_or_skip(list(bad.values()))
             folder = without(folder, {folder.paths[index] for index in bad})
         return Split(folder, canvases if keep else None)
+
+    def _store(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Store:
+        return Store(
+            Path(self._settings.cache_dir).expanduser(),
+            f"{self._settings.dataset}-{folder.root.name}",
+            paths=folder.paths,
+            make_canvas=make_canvas,
+            recipe=f"{self.preprocessing}.{make_canvas.__name__}",
+        )
 
     def _refuse_or_skip(self, lines: Sequence[str]) -> None:
         if self._settings.bad_images == "error":
@@ -85,7 +105,7 @@ class ImageReader:
         if wanted > free / 2:
             self._journal.say(
                 f"{images} decoded images ({wanted / 1e9:.1f} GB) would take over half of the free memory "
-                f"({free / 1e9:.1f} GB): decoding them at each use instead"
+                f"({free / 1e9:.1f} GB): decoding them at each use instead; cache=disk keeps them on the disk"
             )
             return False
         return True
@@ -125,8 +145,9 @@ class Images:
         if not self._fraction:
             return Splits(self.train, self.test, self.test, selected_on="test")
         train, held_out = hold_out(self.train.folder, self._fraction, seed=repeat)
-        canvases = None
+        rows = None
         if self.train.canvases is not None:
-            rows = {path: row for row, path in enumerate(self.train.folder.paths)}
-            canvases = self.train.canvases[[rows[path] for path in train.paths]]
-        return Splits(Split(train, canvases), self._reader.read_test(held_out), self.test, selected_on="held_out")
+            places = {path: row for row, path in enumerate(self.train.folder.paths)}
+            rows = np.array([places[path] for path in train.paths])
+        own = Split(train, self.train.canvases, rows)
+        return Splits(own, self._reader.read_test(held_out), self.test, selected_on="held_out")
