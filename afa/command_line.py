@@ -1,6 +1,7 @@
 """Arguments -> settings -> run. torch is imported only once the settings are known to be good."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -37,9 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             dry_run(settings)
         else:
+            from afa.report.page import report_on
             from afa.training.algorithm import run
 
-            run(settings)
+            run(settings, command=shlex.join(["python", "main.py", *(arguments or sys.argv[1:])]))
+            report_on(settings)
     except AFAError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status

@@ -35,20 +35,31 @@ def data_dir(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def words_for(data_dir) -> Callable[[Path], list[str]]:
+    """Command-line words that put any config on the tiny data, below a folder: 2 epochs of 3 steps, on the CPU."""
+
+    def build(folder: Path) -> list[str]:
+        return [
+            f"target_data_dir={data_dir}",
+            "target_dataset=tiny",
+            f"outpath={folder / 'runs'}",
+            f"source_weights={DEMO / 'mobilenet_v2_source_fp16.pth'}",
+            "image_size=32",
+            "batch_size=4",
+            "max_iter=6",
+            "gpu_id=cpu",
+            "num_workers=0",
+            "report=false",
+        ]
+
+    return build
+
+
 @pytest.fixture
-def words(data_dir, tmp_path) -> list[str]:
-    """Command-line words that put any config on the tiny data: 2 epochs of 3 steps a stage, on the CPU."""
-    return [
-        f"target_data_dir={data_dir}",
-        "target_dataset=tiny",
-        f"outpath={tmp_path / 'runs'}",
-        f"source_weights={DEMO / 'mobilenet_v2_source_fp16.pth'}",
-        "image_size=32",
-        "batch_size=4",
-        "max_iter=6",
-        "gpu_id=cpu",
-        "num_workers=0",
-    ]
+def words(words_for, tmp_path) -> list[str]:
+    """The same, below the test's own folder."""
+    return words_for(tmp_path)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ FLOORS = {
     "data": {"data", "errors"},
     "results": {"results", "errors"},
     "config": {"config", "method", "networks", "errors"},
+    "report": {"report", "training", "config", "results", "data", "networks", "method", "errors"},
     "training": {"training", "config", "results", "data", "networks", "method", "errors"},
 }
 WITHOUT_TORCH = [

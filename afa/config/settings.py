@@ -198,6 +198,7 @@ class RunSettings:
         default=False,
         changes_result=False,
     )
+    report: bool = setting("report", "write report.html when the run is done", default=True, changes_result=False)
     resume: bool = setting("resume", "go on with an unfinished run", default=True, changes_result=False)
 
 

@@ -1,12 +1,10 @@
 """Algorithm 1: the stages in order, for each repeat. The only module that sees everything."""
 
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from afa.config.hocon import format_settings, load_settings
 from afa.config.layout import BEST, find_checkpoint, stage_folder
@@ -18,6 +16,7 @@ from afa.results.journal import Journal
 from afa.results.records import claim_folder, move_aside, read_json, write_json, write_text
 from afa.training.checkpoint import load_checkpoint
 from afa.training.device import choose_device
+from afa.training.environment import device_name, environment
 from afa.training.evaluation import evaluate_checkpoint
 from afa.training.job import StageJob
 from afa.training.setup import Start, checkpoint_start, source_start
@@ -29,10 +28,11 @@ SETTINGS = "settings.log"
 RESULT = "result.json"
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, command: str = "") -> dict[str, Any]:
     """Do what the settings say, in ``<outpath>/<run name>/``, and return what ``result.json`` holds.
 
-    A run that is finished is not done again, one that was cut short goes on.
+    A run that is finished is not done again, one that was cut short goes on. ``command`` is
+    written down with the result: what the user typed, to be typed again.
 
     Raises:
         AFAError: see its subclasses; also for a folder that holds a run made with other settings.
@@ -54,7 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
             outcome = _evaluate(settings, folder, device, journal)
         else:
             outcome = _train(settings, folder, device, journal, signals)
-        result = {"run": settings.run_name, "environment": environment(device), **outcome}
+        result = {"run": settings.run_name, "environment": environment(device, command), **outcome}
         write_json(folder / RESULT, result)
         journal.say(f"{result['table']}\nwritten to {folder}")
         return result
@@ -173,20 +173,3 @@ def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: J
     """Score the checkpoint that ``pre_trained_path`` names on the test images."""
     path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
     return evaluate_checkpoint(settings, path, folder=folder, device=device, journal=journal)
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """What the figures were made with."""
-    return {
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)"

@@ -17,10 +17,11 @@ from afa.errors import AFAError
 from afa.results.figures import format_bytes, format_seconds, format_table
 from afa.results.journal import Journal
 from afa.results.records import claim_folder
-from afa.training.algorithm import check_folder, device_name, first_start, stage_job
+from afa.training.algorithm import check_folder, first_start, stage_job
 from afa.training.checkpoint import load_checkpoint
 from afa.training.describe import describe_data, describe_evaluation, describe_stage
 from afa.training.device import choose_device
+from afa.training.environment import device_name
 from afa.training.evaluation import prepare_evaluation
 from afa.training.measure import StageEstimate, card_memory, measure_stage, peak_memory, time_scoring
 from afa.training.setup import checkpoint_start
