@@ -17,7 +17,7 @@ def test_the_table_of_settings_is_that_of_the_program():
     assert config_table() in README, "paste the output of: python docs/config_table.py"
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:hocon_config|tests|docs|demo)/[\w./]+\w", README))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:hocon_config|tests|docs|demo)/[\w./-]+\w", README))))
 def test_files_that_it_names_are_there(path):
     assert (ROOT / path).exists()
 
