@@ -9,7 +9,7 @@ from typing import Any
 
 _PUBLIC = {
     "load_settings": "afa.config.hocon",
-    "run": "afa.training.algorithm",
+    "run": "afa.grid.search",
     "source_start": "afa.training.setup",
     "Start": "afa.training.setup",
     "build_learner": "afa.training.setup",

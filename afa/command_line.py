@@ -5,7 +5,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from afa.config.hocon import load_settings
+from afa.config.grid import Grid
+from afa.config.hocon import load_config
 from afa.errors import AFAError
 
 _EPILOG = """\
@@ -14,6 +15,8 @@ examples:
   python main.py hocon_config/First_stage_AST/resnet101_stanford_dogs_120.hocon target_data_dir=/data
   python main.py hocon_config/Second_stage_ACT/resnet101_Stanford_dogs_120.hocon target_data_dir=/data
   python main.py hocon_config/val/resnet101_Stanford_dogs_120.hocon target_data_dir=/data pre_trained_path=best.pth
+  python main.py hocon_config/paper/table_4.hocon target_data_dir=/data
+  python main.py hocon_config/paper/table_4.hocon target_data_dir=/data mode=report
 
 A run writes to <outpath>/<run name>/. The same command again goes on with a run that was
 cut short, and does nothing if it is finished. All keys are explained in README.md.
@@ -32,17 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace the file's")
     words = parser.parse_args(arguments)
     try:
-        settings = load_settings(words.config, words.overrides, check_files=True)
-        if settings.run.dry_run:
+        config = load_config(words.config, words.overrides, check_files=True)
+        if isinstance(config, Grid):
+            from afa.grid.command import do_grid
+
+            return do_grid(config)
+        if config.run.dry_run:
             from afa.training.dry_run import dry_run
 
-            dry_run(settings)
+            dry_run(config)
         else:
+            from afa.grid.search import run
             from afa.report.page import report_on
-            from afa.training.algorithm import run
 
-            run(settings, command=shlex.join(["python", "main.py", *(arguments or sys.argv[1:])]))
-            report_on(settings)
+            run(config, command=shlex.join(["python", "main.py", *(arguments or sys.argv[1:])]))
+            report_on(config)
     except AFAError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status

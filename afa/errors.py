@@ -38,3 +38,11 @@ class DataError(AFAError):
 
 class CheckpointError(AFAError):
     """A file of weights cannot be read, or does not fit the network."""
+
+
+class BusyError(AFAError):
+    """Another run is at work in the folder."""
+
+
+class NotFiniteError(AFAError):
+    """A loss, gradient or weight is no number."""

@@ -13,6 +13,7 @@ FLOORS = {
     "results": {"results", "errors"},
     "config": {"config", "method", "networks", "errors"},
     "report": {"report", "training", "config", "results", "data", "networks", "method", "errors"},
+    "grid": {"grid", "training", "config", "results", "data", "networks", "method", "errors"},
     "training": {"training", "config", "results", "data", "networks", "method", "errors"},
 }
 WITHOUT_TORCH = [

@@ -3,17 +3,20 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyparsing
 from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[import-untyped]
 
+from afa.config.grid import GRID, Grid, build_grid
 from afa.config.paths import check_paths
 from afa.config.scanner import Finding, Origin
 from afa.config.schema import Problem, build_settings
-from afa.config.settings import RENAMED, STAGE_KEYS, STAGE_NAMES, Settings
+from afa.config.settings import FIELDS, RENAMED, STAGE_KEYS, STAGE_NAMES, Settings
 from afa.config.source import COMMAND_LINE, Source, read_source
 from afa.errors import ConfigError
 
@@ -34,18 +37,33 @@ def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_file
     Raises:
         ConfigError: with every problem found, one a line: file, line, key, what would be right.
     """
+    config = load_config(path, overrides, check_files=check_files)
+    if isinstance(config, Grid):
+        raise ConfigError(f"{path}: a grid of {len(config.cells)} runs; one run is expected here")
+    return config
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings | Grid:
+    """Read a config file, be it of one run or of a grid of runs; see ``load_settings``.
+
+    The files of a grid's runs are not looked for: some may be there, and others not.
+    """
     given, findings = _read_overrides(overrides)
     source = read_source(Path(path), extra=[f"{key} = {_to_hocon(value)}" for key, value in given.items()])
     findings += source.findings
     values = _parse(source, findings)
-    settings = None
-    if values is not None:
-        settings, problems = build_settings(_latest_win(values, given, source.keys), *[check_paths] * check_files)
-        # Where an include was refused, what it would have set is not missing.
-        findings += [_located(found, source) for found in problems if source.complete or not _is_missing(found)]
-    if findings or settings is None:
+    config: Settings | Grid | None = None
+    problems: list[Problem] = []
+    if values is not None and GRID in values:
+        settle = partial(_settle, given=given, keys=source.keys)
+        config, problems = build_grid(values, settle, name=Path(path).stem)
+    elif values is not None:
+        config, problems = build_settings(_latest_win(values, given, source.keys), *[check_paths] * check_files)
+    # Where an include was refused, what it would have set is not missing.
+    findings += [_located(found, source) for found in problems if source.complete or not _is_missing(found)]
+    if findings or config is None:
         raise ConfigError(_lines(findings))
-    return settings
+    return config
 
 
 def format_settings(settings: Settings) -> str:
@@ -158,8 +176,37 @@ def _latest_win(values: dict[str, Any], given: Mapping[str, Any], keys: Iterable
         if isinstance(values.get(name), dict):
             for key in given:
                 if key in STAGE_KEYS and f"{name}.{key}" not in given:
-                    values[name].pop(key, None)
+                    _remove(values[name], key)
+    if "alpha" in given and "search.alpha" not in given:
+        for block in (values, *(values[name] for name in STAGE_NAMES if isinstance(values.get(name), dict))):
+            _remove(block, "search.alpha")
     return values
+
+
+def _put(block: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Set a key of the block, or of blocks in it."""
+    for name in names[:-1]:
+        block = block.setdefault(name, {})
+    block[names[-1]] = value
+
+
+def _remove(block: dict[str, Any], key: str) -> None:
+    """Take a key out, be it one of a block in the block."""
+    name, _, rest = key.partition(".")
+    if not rest:
+        block.pop(name, None)
+    elif isinstance(block.get(name), dict):
+        block[name].pop(rest, None)
+
+
+def _settle(values: dict[str, Any], given: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """``values`` of one run of a grid, with what the command line says over them."""
+    settled = deepcopy(values)
+    for key, value in given.items():
+        names = key.split(".")
+        if key in FIELDS or names[0] in STAGE_NAMES:
+            _put(settled, names, value)
+    return _latest_win(settled, given, keys)
 
 
 def _is_missing(problem: Problem) -> bool:

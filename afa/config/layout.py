@@ -4,6 +4,8 @@ from pathlib import Path
 
 from afa.errors import ConfigError
 
+SETTINGS = "settings.log"
+RESULT = "result.json"
 BEST = Path("check_point", "best.pth")
 LAST = Path("check_point", "last.pth")
 PREVIOUS = Path("check_point", "previous.pth")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from afa.config.settings import (
     FIELDS,
     RENAMED,
+    SEARCH,
     STAGE_KEYS,
     STAGE_NAMES,
     BackboneSettings,
@@ -53,7 +54,7 @@ def build_settings(
     values = {RENAMED.get(key, key): value for key, value in values.items()}
     problems: list[Problem] = []
     blocks = _stage_blocks(values, problems)
-    flat = {key: value for key, value in values.items() if key not in STAGE_NAMES}
+    flat = _open_block(SEARCH, {key: value for key, value in values.items() if key not in STAGE_NAMES}, "", problems)
     checked = _check_keys(flat, "", FIELDS, problems)
     for key, (section, f) in FIELDS.items():
         # A key that is given but wrong is in `flat` and not in `checked`; it has been named already.
@@ -86,12 +87,24 @@ def _stage_blocks(values: Mapping[str, Any], problems: list[Problem]) -> dict[st
         if not isinstance(block, Mapping):
             problems.append(Problem(name, f"expected a block of stage settings {{ ... }}, got {block!r}"))
             block = {}
-        blocks[f"{name}."] = block
+        blocks[f"{name}."] = _open_block(SEARCH, block, f"{name}.", problems)
     if list(blocks) == [f"{STAGE_NAMES[1]}."]:
         problems.append(Problem(STAGE_NAMES[1], f"there is no {STAGE_NAMES[0]} {{ ... }} before it"))
     if values.get("mode") == "eval":
         return {}
     return blocks or {"": {}}
+
+
+def _open_block(name: str, values: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Mapping[str, Any]:
+    """``values`` with ``name.key`` in the place of the block ``name { key }``."""
+    if name not in values:
+        return values
+    block = values[name]
+    if not isinstance(block, Mapping):
+        problems.append(Problem(prefix + name, f"expected a block {{ ... }}, got {block!r}"))
+        block = {}
+    rest = {key: value for key, value in values.items() if key != name}
+    return {**rest, **{f"{name}.{key}": value for key, value in block.items()}}
 
 
 def _freeze(section: type, checked: Mapping[str, Any]) -> Any:
@@ -110,7 +123,7 @@ def _check_keys(
             hint = " is no setting of a stage; put it outside" if key in FIELDS else f"unknown key{nearest(key, known)}"
             problems.append(Problem(prefix + key, hint.strip()))
             continue
-        outcome = _check_value(FIELDS[key][1], value)
+        outcome = check_value(FIELDS[key][1], value)
         if isinstance(outcome, Problem):
             problems.append(outcome._replace(key=prefix + key))
         else:
@@ -118,19 +131,18 @@ def _check_keys(
     return checked
 
 
-class _Checked(NamedTuple):
+class Checked(NamedTuple):
+    """A value in its field's type and bounds."""
+
     value: Any
 
 
-def _check_value(f: Field, value: Any) -> _Checked | Problem:
+def check_value(f: Field, value: Any) -> Checked | Problem:
     """``value`` in the field's type and bounds, or what is wrong with it."""
     wanted: Any = f.type
     bounds = f.metadata
     if get_origin(wanted) is tuple:
-        item = get_args(wanted)[0]
-        if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
-            return Problem("", f'expected a list of strings, for example ["layer1", "layer2"], got {value!r}')
-        return _Checked(tuple(value))
+        return _check_list(f, value)
     if wanted in (int, float) and isinstance(value, int) and abs(value) >= 2**63:  # no float may hold it
         return Problem(
             "", f"a number of {len(str(abs(value)))} digits is out of range: {_range(bounds['low'], bounds['high'])}"
@@ -140,7 +152,7 @@ def _check_value(f: Field, value: Any) -> _Checked | Problem:
     if wanted is str and isinstance(value, int) and not isinstance(value, bool) and f.name in ("gpu_id", "exp_id"):
         value = str(value)
     if wanted is bool and value == "":  # the released configs' way to leave `resume` out
-        return _Checked(f.default)
+        return Checked(f.default)
     if type(value) is not wanted:
         return Problem("", f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
     if wanted in (int, float) and not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
@@ -152,7 +164,21 @@ def _check_value(f: Field, value: Any) -> _Checked | Problem:
         if value not in bounds["choices"]:
             known = [*bounds["choices"], *bounds["aliases"]]
             return Problem("", f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
-    return _Checked(value)
+    return Checked(value)
+
+
+def _check_list(f: Field, value: Any) -> Checked | Problem:
+    """A list of strings, or of numbers in the field's bounds."""
+    bounds, item = f.metadata, get_args(f.type)[0]
+    if item is float and isinstance(value, list | tuple) and not any(isinstance(entry, bool) for entry in value):
+        value = [float(entry) if isinstance(entry, int) and abs(entry) < 2**63 else entry for entry in value]
+    if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
+        example = 'strings, for example ["layer1", "layer2"]' if item is str else "numbers, for example [0.01, 0.03]"
+        return Problem("", f"expected a list of {example}, got {value!r}")
+    for entry in value if item is float else ():
+        if not (math.isfinite(entry) and bounds["low"] <= entry <= bounds["high"]):
+            return Problem("", f"{entry} is out of range: {_range(bounds['low'], bounds['high'])}")
+    return Checked(tuple(value))
 
 
 def _range(low: float, high: float) -> str:
@@ -188,7 +214,7 @@ def _complete_stage(
             problems.append(Problem(f"{prefix}reg_type", f"missing: the method, one of {', '.join(METHODS)}"))
         return checked
     method = METHODS[checked["reg_type"]]
-    if method.needs_alpha and "alpha" not in given:
+    if method.needs_alpha and "alpha" not in given and not checked.get("search.alpha"):
         problems.append(
             Problem(
                 f"{prefix}alpha",
@@ -199,6 +225,8 @@ def _complete_stage(
         problems.append(
             Problem(f"{prefix}channel_weight_path", "missing: DELTA needs its channel weights, a JSON file")
         )
+    if not method.needs_alpha:
+        checked.pop("search.alpha", None)
     return {"weight_decay": method.weight_decay, **checked}
 
 

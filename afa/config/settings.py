@@ -132,6 +132,12 @@ class StageSettings:
 
     method: str = setting("reg_type", "method", choices=METHODS, aliases=RELEASED_METHODS)
     alpha: float = setting("alpha", "weight of the alignment, or of L2-SP", default=0.0, low=0.0)
+    search_alpha: tuple[float, ...] = setting(
+        "search.alpha",
+        "values of alpha to try on held-out images; the best is then trained with on all of them",
+        default=(),
+        low=0.0,
+    )
     head_penalty: float = setting("beta", "weight of 1/2 ||head||^2, the paper's gamma", default=0.01, low=0.0)
     learning_rate: float = setting("lr", "one rate for backbone, head and attention", default=0.01, low=0.0)
     max_iter: int = setting("max_iter", "steps; turned into whole epochs", default=4500, low=1)
@@ -178,6 +184,9 @@ class RunSettings:
         default="",
     )
     repeat: int = setting("repeat", "how many seeds, one after the other", default=1, low=1, high=1000)
+    search_repeat: int = setting(
+        "search.repeat", "how many seeds each value is tried with", default=1, low=1, high=1000
+    )
     gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0", changes_result=False)
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
@@ -226,6 +235,8 @@ FIELDS: dict[str, tuple[type, Field]] = {
     f.metadata["key"]: (section, f) for section in SECTIONS for f in fields(section)
 }
 STAGE_KEYS = tuple(key for key, (section, _) in FIELDS.items() if section is StageSettings)
+SEARCH = "search"
+"""Block that holds the keys ``search.*``."""
 RENAMED = {"pretrain_path": "source_weights"}
 """Released key -> the key that says the same here."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from afa.errors import AFAError
+from afa.errors import AFAError, BusyError
 from afa.results.figures import LOG_COLUMNS, Row
 
 T = TypeVar("T")
@@ -28,7 +28,8 @@ def claim_folder(folder: Path) -> Any:
         the open lock file, to be kept.
 
     Raises:
-        AFAError: another run lives in it, or it cannot be made.
+        BusyError: another run lives in it.
+        AFAError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def claim_folder(folder: Path) -> Any:
         # Not flock: the workers of a killed run would hold it for the seconds that they outlive it.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise AFAError(
+        raise BusyError(
             f"{folder}: another run is at work there; wait for it, or choose another exp_id=<name>"
         ) from None
     return lock

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from afa.config.hocon import format_settings, load_settings
-from afa.config.layout import BEST, find_checkpoint, stage_folder
+from afa.config.layout import BEST, RESULT, SETTINGS, find_checkpoint, stage_folder
 from afa.config.settings import Settings, differences
 from afa.errors import AFAError
 from afa.method.catalogue import METHODS
@@ -23,9 +23,6 @@ from afa.training.setup import Start, checkpoint_start, source_start
 from afa.training.signals import Signals
 from afa.training.splits import Images
 from afa.training.stage import StageRun
-
-SETTINGS = "settings.log"
-RESULT = "result.json"
 
 
 def run(settings: Settings, command: str = "") -> dict[str, Any]:

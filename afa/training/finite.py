@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from afa.errors import AFAError
+from afa.errors import NotFiniteError
 
 Figures = dict[str, Tensor]
 _MEND = (
@@ -26,7 +26,7 @@ class FiniteCheck:
         """Check a step's scalars; ``describe`` says which step, and is called at once.
 
         Raises:
-            AFAError: one of them is not finite.
+            NotFiniteError: one of them is not finite.
         """
         values = torch.stack(list(figures.values())).to("cpu", non_blocking=True)
         event = None
@@ -49,15 +49,15 @@ class FiniteCheck:
         numbers = dict(zip(names, values.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
             text = ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
-            raise AFAError(f"not finite: {text}; {where}; {_MEND}")
+            raise NotFiniteError(f"not finite: {text}; {where}; {_MEND}")
 
     def check_weights(self, state: Mapping[str, Tensor], where: str) -> None:
         """A step's losses are those before it: what it did to the weights shows only in the next.
 
         Raises:
-            AFAError: one of the values is not finite.
+            NotFiniteError: one of the values is not finite.
         """
         finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
         if not all(finite):
             name = list(state)[finite.index(False)]
-            raise AFAError(f"not finite: the weights {name}; {where}; {_MEND}")
+            raise NotFiniteError(f"not finite: the weights {name}; {where}; {_MEND}")

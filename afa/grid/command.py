@@ -1,0 +1,73 @@
+"""What a config with a ``grid { }`` block does: train what is missing, list it, or report."""
+
+from collections.abc import Hashable, Sequence
+
+from afa.config.grid import Cell, Grid
+from afa.errors import AFAError, BusyError, one_line
+from afa.grid.runs import State, read_run
+from afa.training.signals import StoppedError
+
+
+def do_grid(grid: Grid) -> int:
+    """Do what the options say; returns the exit status, 1 if a run failed.
+
+    Raises:
+        StoppedError: a signal came; what the run at work had done is saved.
+    """
+    cells = shard(grid.cells, grid.options.shard)
+    return list_runs(cells) if grid.options.dry_run else train(cells)
+
+
+def shard(cells: Sequence[Cell], part: str) -> list[Cell]:
+    """The ``k``-th of ``n`` parts, ``part`` being ``k/n``: disjoint, and together everything.
+
+    Seeds that share a search for alpha stay together.
+    """
+    k, n = map(int, part.split("/"))
+    units: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        units.setdefault(cell.group if cell.is_searched else cell.folder, []).append(cell)
+    return [cell for unit in list(units.values())[k - 1 :: n] for cell in unit]
+
+
+def list_runs(cells: Sequence[Cell]) -> int:
+    """A line a run."""
+    for cell in cells:
+        print(f"{read_run(cell).state:8} {cell}: {cell.folder}")
+    return 0
+
+
+def train(cells: Sequence[Cell]) -> int:
+    """Train each cell that is not done. One that fails is said in a line, and the others go on."""
+    failures = []
+    for number, cell in enumerate(cells, 1):
+        title = f"[{number}/{len(cells)}] {cell}"
+        found = read_run(cell)
+        if found.state is State.DONE:
+            print(f"{title}: done already, last top-1 {found.stages[-1].last.test_top1:.2f} %", flush=True)
+            continue
+        print(title, flush=True)
+        failure = _train_one(cell)
+        if failure:
+            failures.append(f"{title}: {failure}")
+            print(failures[-1], flush=True)
+    print("\n".join([*failures, f"{len(cells)} runs, of which failed: {len(failures)}"]), flush=True)
+    return 1 if failures else 0
+
+
+def _train_one(cell: Cell) -> str:
+    """Why the run failed; empty where it did not, or where another process has it at work."""
+    from afa.grid.search import choose_alphas
+    from afa.training.algorithm import run
+
+    try:
+        run(cell.settings(choose_alphas(cell.first_seed, cell.search_folder) if cell.is_searched else None))
+    except StoppedError:
+        raise
+    except BusyError as error:
+        print(f"{cell}: left to its owner ({error})", flush=True)
+    except AFAError as error:
+        return "; ".join(error.lines)
+    except (OSError, RuntimeError) as error:  # a full disk, a card without memory: the next run may fare better
+        return one_line(error)
+    return ""
