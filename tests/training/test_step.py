@@ -23,7 +23,8 @@ class Textbook:
         self.attention = copy.deepcopy(list(learner.objective.alignments[kind].attentions))
         self.target = copy.deepcopy(learner.target.network)
         self.source = build_network("mobilenet_v2", 3)
-        self.source.load_state_dict(start, strict=False)
+        backbone = {name: value for name, value in start.items() if not name.startswith("classifier")}
+        self.source.load_state_dict(backbone, strict=False)
         self.source.eval().requires_grad_(False)
         self.target.train()
         self.maps = {}
