@@ -5,10 +5,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
+from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
 from afa.config.settings import (
     FIELDS,
+    RELEASED_METHODS,
     RENAMED,
     SEARCH,
     STAGE_KEYS,
@@ -19,8 +21,8 @@ from afa.config.settings import (
     Settings,
     StageSettings,
 )
-from afa.method.catalogue import METHODS
-from afa.networks.backbones import BACKBONES
+from afa.method.catalogue import METHODS, RECIPES
+from afa.networks.backbones import BACKBONES, layers_of
 
 _EXAMPLES = {float: "a number, for example 0.01", int: "a whole number", str: "a string", bool: "true or false"}
 
@@ -45,7 +47,8 @@ def build_settings(
 
     Args:
         values: config key -> value; ``first_stage`` and ``second_stage`` hold mappings
-            of stage keys. Stage keys outside them are the default of every stage.
+            of stage keys. Stage keys outside them are the default of every stage; a recipe
+            there stands for what it puts into them.
         check_files: further problems of the values that are right by themselves.
 
     Returns:
@@ -53,6 +56,7 @@ def build_settings(
     """
     values = {RENAMED.get(key, key): value for key, value in values.items()}
     problems: list[Problem] = []
+    values = _expand_recipe(values, problems)
     blocks = _stage_blocks(values, problems)
     flat = _open_block(SEARCH, {key: value for key, value in values.items() if key not in STAGE_NAMES}, "", problems)
     checked = _check_keys(flat, "", FIELDS, problems)
@@ -77,6 +81,23 @@ def build_settings(
     sections = [_freeze(section, checked) for section in (DataSettings, BackboneSettings, RunSettings)]
     data, backbone_settings, run = sections
     return Settings(data, backbone_settings, tuple(_freeze(StageSettings, stage) for stage in stages), run), []
+
+
+def _expand_recipe(values: Mapping[str, Any], problems: list[Problem]) -> Mapping[str, Any]:
+    """``values`` with the stages that a recipe's name stands for in the name's place."""
+    name = values.get("reg_type")
+    if not isinstance(name, str) or name not in RECIPES:
+        return values
+    expanded = {key: value for key, value in values.items() if key != "reg_type"}
+    for stage, own in zip(STAGE_NAMES, RECIPES[name], strict=True):
+        block = values.get(stage, {})
+        if not isinstance(block, Mapping):
+            continue
+        for key in own:
+            if key in block and RELEASED_METHODS.get(str(block[key]), block[key]) != own[key]:
+                problems.append(Problem(f"{stage}.{key}", f"reg_type = {name} makes it {own[key]}; leave it out"))
+        expanded[stage] = {**block, **own}
+    return expanded
 
 
 def _stage_blocks(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Mapping[str, Any]]:
@@ -141,8 +162,10 @@ def check_value(f: Field, value: Any) -> Checked | Problem:
     """``value`` in the field's type and bounds, or what is wrong with it."""
     wanted: Any = f.type
     bounds = f.metadata
+    if isinstance(wanted, UnionType):  # a list of names, or their number
+        wanted = int if type(value) is int else get_args(wanted)[0]
     if get_origin(wanted) is tuple:
-        return _check_list(f, value)
+        return _check_list(get_args(wanted)[0], bounds, value)
     if wanted in (int, float) and isinstance(value, int) and abs(value) >= 2**63:  # no float may hold it
         return Problem(
             "", f"a number of {len(str(abs(value)))} digits is out of range: {_range(bounds['low'], bounds['high'])}"
@@ -167,9 +190,8 @@ def check_value(f: Field, value: Any) -> Checked | Problem:
     return Checked(value)
 
 
-def _check_list(f: Field, value: Any) -> Checked | Problem:
+def _check_list(item: type, bounds: Mapping[str, Any], value: Any) -> Checked | Problem:
     """A list of strings, or of numbers in the field's bounds."""
-    bounds, item = f.metadata, get_args(f.type)[0]
     if item is float and isinstance(value, list | tuple) and not any(isinstance(entry, bool) for entry in value):
         value = [float(entry) if isinstance(entry, int) and abs(entry) < 2**63 else entry for entry in value]
     if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
@@ -211,7 +233,11 @@ def _complete_stage(
     """A stage's values with what depends on its method filled in."""
     if "reg_type" not in checked:
         if "reg_type" not in given:
-            problems.append(Problem(f"{prefix}reg_type", f"missing: the method, one of {', '.join(METHODS)}"))
+            known = ", ".join([*METHODS, *([] if prefix else RECIPES)])
+            problems.append(Problem(f"{prefix}reg_type", f"missing: the method, one of {known}"))
+        return checked
+    if checked["reg_type"] in RECIPES:
+        problems.append(Problem(f"{prefix}reg_type", f"{checked['reg_type']} has stages of its own; put it outside"))
         return checked
     method = METHODS[checked["reg_type"]]
     if method.needs_alpha and "alpha" not in given and not checked.get("search.alpha"):
@@ -221,23 +247,25 @@ def _complete_stage(
                 f"missing: {method.label} needs it (published for ResNet-101: 0.1 for AST, 0.15 for ACT)",
             )
         )
-    if "delta" in method.alignments and not checked.get("channel_weight_path"):
-        problems.append(
-            Problem(f"{prefix}channel_weight_path", "missing: DELTA needs its channel weights, a JSON file")
-        )
     if not method.needs_alpha:
         checked.pop("search.alpha", None)
-    return {"weight_decay": method.weight_decay, **checked}
+    defaults = {key: value for key, value in method.defaults.items() if key != "epochs" or "max_iter" not in checked}
+    return {**defaults, **checked}
 
 
 def _check_backbone(checked: Mapping[str, Any]) -> list[Problem]:
     problems = []
     name = checked.get("base_model_name")
-    if name is not None and name not in BACKBONES and not checked.get("aligned_layers"):
+    if name is not None and name not in BACKBONES and not isinstance(checked.get("aligned_layers") or 0, tuple):
         known = ", ".join(BACKBONES)
         hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {known})"
         more = "any other torchvision classification network needs aligned_layers = [...]"
         problems.append(Problem("base_model_name", f"{hint}; {more}"))
+    if name in BACKBONES and isinstance(checked.get("aligned_layers"), int):
+        try:
+            layers_of(name, checked["aligned_layers"])
+        except ValueError as error:
+            problems.append(Problem("aligned_layers", f"{name}: {error}; give names, or 4, 8 or 12 for a ResNet"))
     if checked.get("base_task") == "places365":
         if name not in (None, "resnet50"):
             problems.append(Problem("base_task", "places365 weights exist for resnet50 only"))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from afa.method.catalogue import METHODS
+from afa.method.catalogue import METHODS, RECIPES
 
 
 def setting(
@@ -49,6 +49,8 @@ RELEASED_METHODS = {
     "pixel_att_fea_map_learn": "ast",
     "channel_att_fea_map_learn": "act",
     "channel_pixel_att_fea_map_learn": "one_stage",
+    "pixel_att_fea_map_without_params": "ast_fixed",
+    "channel_att_fea_map_without_params": "act_fixed",
     "fea_map": "dfa",
     "att_fea_map": "delta",
     "l2sp": "l2_sp",
@@ -121,8 +123,12 @@ class BackboneSettings:
         "file of source weights; empty: torchvision's IMAGENET1K_V1 (released key: pretrain_path)",
         default="",
     )
-    aligned_layers: tuple[str, ...] = setting(
-        "aligned_layers", "module names whose outputs are compared; empty: the paper's", default=()
+    aligned_layers: tuple[str, ...] | int = setting(
+        "aligned_layers",
+        "module names whose outputs are compared, or 4, 8, 12: so many, spread evenly; empty: the paper's four",
+        default=(),
+        low=4,
+        high=12,
     )
 
 
@@ -130,8 +136,13 @@ class BackboneSettings:
 class StageSettings:
     """One stage of training; in a two-stage run its keys may stand in ``first_stage { }`` and ``second_stage { }``."""
 
-    method: str = setting("reg_type", "method", choices=METHODS, aliases=RELEASED_METHODS)
-    alpha: float = setting("alpha", "weight of the alignment, or of L2-SP", default=0.0, low=0.0)
+    method: str = setting(
+        "reg_type",
+        "method, or outside the stages' blocks a recipe of two stages",
+        choices=(*METHODS, *RECIPES),
+        aliases=RELEASED_METHODS,
+    )
+    alpha: float = setting("alpha", "weight of what the method adds to the loss", default=0.0, low=0.0)
     search_alpha: tuple[float, ...] = setting(
         "search.alpha",
         "values of alpha to try on held-out images; the best is then trained with on all of them",
@@ -141,13 +152,21 @@ class StageSettings:
     head_penalty: float = setting("beta", "weight of 1/2 ||head||^2, the paper's gamma", default=0.01, low=0.0)
     learning_rate: float = setting("lr", "one rate for backbone, head and attention", default=0.01, low=0.0)
     max_iter: int = setting("max_iter", "steps; turned into whole epochs", default=4500, low=1)
+    epochs: int = setting(
+        "epochs",
+        "whole epochs; 0: by max_iter; where neither is given: 10 for L2-FE",
+        default=0,
+        low=0,
+        high=1_000_000,
+    )
     schedule: str = setting(
         "lr_scheduler",
-        "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0",
+        "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0; explr: one factor every 6 epochs, exponentially; "
+        "where not given: explr for L2-FE",
         default="steplr",
-        choices=("steplr", "coslr"),
+        choices=("steplr", "coslr", "explr"),
     )
-    decay_factor: float = setting("gamma", "steplr's factor", default=0.1, low=0.0, high=1.0)
+    decay_factor: float = setting("gamma", "steplr's and explr's factor", default=0.1, low=0.0, high=1.0)
     momentum: float = setting("momentum", "SGD's", default=0.9, low=0.0, high=1.0)
     weight_decay: float = setting(
         "weight_decay", "SGD's; where not given: 1e-4 for plain L2 and L2-FE, else 0", default=0.0, low=0.0
@@ -162,8 +181,25 @@ class StageSettings:
     grad_clip: float = setting("grad_clip", "largest L2 norm of the gradient; 0: any", default=0.0, low=0.0)
     seed: int = setting("seed", "repeat k uses seed + k - 1", default=1, low=0, high=2**31)
     channel_weight_path: str = setting(
-        "channel_weight_path", "JSON of DELTA's channel weights, one list a layer", default=""
+        "channel_weight_path",
+        "JSON of the channel weights of DELTA and act_fixed, one list a layer; empty: computed first",
+        default="",
     )
+    attention_path: str = setting(
+        "attention_path",
+        "AST run or checkpoint whose mean attention ast_fixed keeps; empty: one is trained first",
+        default="",
+    )
+    keep_source: bool = setting(
+        "keep_source",
+        "true: the frozen source is the pre-trained network also where the stage starts from another (Table 10)",
+        default=False,
+    )
+
+    @property
+    def label(self) -> str:
+        """The stage's name in run names and tables."""
+        return METHODS[self.method].label + ("-source-kept" if self.keep_source else "")
 
 
 @dataclass(frozen=True)
@@ -225,7 +261,7 @@ class Settings:
         """Name of the run's folder under ``outpath``."""
         if self.run.exp_id:
             return self.run.exp_id
-        labels = ["eval"] if self.run.mode == "eval" else [METHODS[stage.method].label for stage in self.stages]
+        labels = ["eval"] if self.run.mode == "eval" else [stage.label for stage in self.stages]
         return "_".join([self.backbone.name, self.data.dataset, *labels])
 
 

@@ -5,6 +5,7 @@ The paper's equations leave the factors HW, C, 1/2 and 1/B out. Every published 
 means something only with them, so the form here is that of the authors' release.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -47,7 +48,8 @@ def delta_alignment(source: Tensor, target: Tensor, channel_weights: Tensor) -> 
 def delta_channel_weights(loss_increase: Tensor) -> Tensor:
     """softmax(zscore(increase) / 5) over the (C,) increases of the loss, each with one filter zeroed.
 
-    The standard deviation is the population's.
+    The standard deviation is the population's; where it is 0, no filter matters more than another.
     """
-    zscore = (loss_increase - loss_increase.mean()) / loss_increase.std(correction=0)
+    difference, deviation = loss_increase - loss_increase.mean(), loss_increase.std(correction=0)
+    zscore = difference / deviation if deviation > 0 else torch.zeros_like(difference)
     return (zscore / 5).softmax(dim=0)

@@ -1,38 +1,23 @@
-"""The objective of a stage (eq. 4): classification + alpha * alignment + gamma * head penalty.
+"""The objective of a stage (eq. 4): classification + alpha * the method's terms + gamma * head penalty."""
 
-``ALIGNMENTS`` gives each word of a row of ``catalogue.METHODS`` its meaning.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from afa.method.alignment import (
-    channel_alignment,
-    delta_alignment,
-    feature_map_alignment,
-    spatial_alignment,
-)
-from afa.method.attention import ChannelAttention, SpatialAttention, entropy
 from afa.method.catalogue import Method
 from afa.method.classification import CLASSIFICATION_LOSSES
-from afa.method.penalties import head_penalty, l2_sp
-
-
-class MapShape(NamedTuple):
-    """Shape of an aligned layer's map for one image."""
-
-    channels: int
-    height: int
-    width: int
+from afa.method.penalties import head_penalty
+from afa.method.term import Given, Term
 
 
 class Losses(NamedTuple):
     """One step's losses, scalars; ``total`` alone has alpha and gamma in it.
 
-    ``entropies`` is (A,), one entry for each attentive module, see ``Objective.attention_names``.
+    ``alignment`` is the sum of the method's terms. ``entropies`` is (A,), one entry for
+    each attentive module, see ``Objective.attention_names``.
     """
 
     classification: Tensor
@@ -42,110 +27,69 @@ class Losses(NamedTuple):
     entropies: Tensor
 
 
-class AttentiveAlignment(nn.Module):
-    """One attentive module and one loss a layer, added up: AST (eq. 5, 6) and ACT (eq. 7, 8)."""
-
-    def __init__(self, attentions: Iterable[nn.Module], loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.attentions = nn.ModuleList(attentions)
-        self._loss = loss
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps of the aligned layers, each (B, C, H, W) -> the loss and each attention's entropy."""
-        weights = [attend(map_) for attend, map_ in zip(self.attentions, source, strict=True)]
-        terms = [self._loss(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
-        return torch.stack(terms).sum(), [entropy(a.detach()) for a in weights]
+def term_classes(method: Method) -> list[type[Term]]:
+    """The classes that a method's row names."""
+    names = [term.rpartition(".") for term in method.terms]
+    return [getattr(import_module(f"afa.method.{file}"), name) for file, _, name in names]
 
 
-class FeatureMapAlignment(nn.Module):
-    """DFA: eq. 3, no attention."""
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """As ``AttentiveAlignment.forward``, without entropies."""
-        terms = [feature_map_alignment(s, t) for s, t in zip(source, target, strict=True)]
-        return torch.stack(terms).sum(), []
-
-
-class DeltaAlignment(nn.Module):
-    """DELTA: fixed weights, one (C,) tensor a layer."""
-
-    def __init__(self, channel_weights: Sequence[Tensor]) -> None:
-        super().__init__()
-        for layer, weights in enumerate(channel_weights):
-            self.register_buffer(f"channel_weights_{layer}", weights)
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """As ``AttentiveAlignment.forward``, without entropies."""
-        terms = [delta_alignment(s, t, w) for s, t, w in zip(source, target, self.buffers(), strict=True)]
-        return torch.stack(terms).sum(), []
-
-
-ALIGNMENTS: dict[str, Callable[[Sequence[MapShape], Sequence[Tensor]], nn.Module]] = {
-    "spatial": lambda shapes, _: AttentiveAlignment(
-        (SpatialAttention(shape.height, shape.width) for shape in shapes), spatial_alignment
-    ),
-    "channel": lambda shapes, _: AttentiveAlignment((ChannelAttention(*shape) for shape in shapes), channel_alignment),
-    "feature_map": lambda *_: FeatureMapAlignment(),
-    "delta": lambda _, channel_weights: DeltaAlignment(channel_weights),
-}
-"""Word in a method's row -> the alignment over maps of given shapes; ``channel_weights`` are DELTA's."""
+def what_is_read(method: Method) -> set[str]:
+    """What the method's terms read, see ``Term.reads``."""
+    return {term.reads for term in term_classes(method)}
 
 
 class Objective(nn.Module):
-    """A method's losses. Its parameters and state are those of the attentive modules alone.
+    """A method's losses. Its parameters and state are those of the terms alone: attentive modules, an old head.
 
     Args:
         method: the row of METHODS.
-        shapes: of the aligned layers' maps.
-        head, backbone: the target's parameters, on their device and at their start values.
-        alpha, gamma: weights of the alignment (or L2-SP) and of the head penalty.
+        given: what its terms are built from.
+        head: the target's head, on its device.
+        alpha, gamma: weights of the terms and of the head penalty.
         classification: a key of CLASSIFICATION_LOSSES.
-        channel_weights: DELTA's, one (C,) tensor a layer.
     """
 
     def __init__(
         self,
         method: Method,
-        shapes: Sequence[MapShape],
+        given: Given,
         *,
         head: Sequence[Tensor],
-        backbone: Sequence[Tensor],
         alpha: float,
         gamma: float,
         classification: str = "cross_entropy",
-        channel_weights: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
-        self.alignments = nn.ModuleDict({kind: ALIGNMENTS[kind](shapes, channel_weights) for kind in method.alignments})
+        self.alignments = nn.ModuleDict({term.name: term(given) for term in term_classes(method)})
         self.alpha = alpha
         self.gamma = gamma if method.head_penalty else 0.0
         self.classification = CLASSIFICATION_LOSSES[classification]
-        # Tuples, so that nn.Module does not take the target's parameters for its own.
-        self._head = tuple(head)
-        self._backbone = tuple(backbone) if method.l2_sp else ()
-        self._start = tuple(parameter.detach().clone() for parameter in self._backbone)
+        self._head = tuple(head)  # so that nn.Module does not take the target's parameters for its own
+
+    @property
+    def terms(self) -> list[Term]:
+        """The method's terms."""
+        return [term for term in self.alignments.values() if isinstance(term, Term)]
 
     @property
     def attention_names(self) -> list[str]:
         """``spatial_1`` .. or ``channel_1`` .., in the order of ``Losses.entropies``, shallow to deep."""
-        return [
-            f"{kind}_{layer}"
-            for kind, alignment in self.alignments.items()
-            if isinstance(alignment, AttentiveAlignment)
-            for layer, _ in enumerate(alignment.attentions, start=1)
-        ]
+        return [name for term in self.terms for name in term.attention_names]
+
+    def set_progress(self, done: float) -> None:
+        """Tell the terms which part of the stage is over, before each epoch."""
+        for term in self.terms:
+            term.set_progress(done)
 
     def forward(self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor]) -> Losses:
-        """(B, K) logits, (B,) labels and both networks' aligned maps -> the losses."""
+        """(B, K) logits, (B,) labels and what the terms read of both networks -> the losses."""
         classification = self.classification(logits, labels)
         penalty = head_penalty(self._head)
         alignment, entropies = logits.new_zeros(()), []
-        for module in self.alignments.values():
-            term, term_entropies = module(source, target)
-            alignment = alignment + term
+        for term in self.terms:
+            loss, term_entropies = term(source, target)
+            alignment = alignment + loss
             entropies += term_entropies
-        if self._start:
-            alignment = alignment + l2_sp(self._backbone, self._start)
         return Losses(
             classification=classification,
             head_penalty=penalty,

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from afa.method.term import Given, Term
+
 
 def head_penalty(head: Iterable[Tensor]) -> Tensor:
     """1/2 sum ||w||^2 over the head's weight and bias (the second term of eq. 4)."""
@@ -15,3 +17,20 @@ def l2_sp(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> Tensor:
     """1/2 sum ||w - w_source||^2 over all parameters but the head's (Li, Grandvalet, Davoine, ICML 2018)."""
     distances = [(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]
     return torch.stack(distances).sum() / 2
+
+
+class StartingPoint(Term):
+    """L2-SP: distance of the backbone from where it started."""
+
+    name = "l2_sp"
+    reads = "weights"
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        # Tuples, so that nn.Module does not take the target's parameters for its own.
+        self._backbone = tuple(given.backbone)
+        self._start = tuple(parameter.detach().clone() for parameter in self._backbone)
+
+    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Needs no maps."""
+        return l2_sp(self._backbone, self._start), []

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
-from afa.errors import ConfigError
+from afa.errors import CheckpointError, ConfigError
 from afa.networks.backbones import BACKBONES
 from afa.networks.weights import download_source_weights, load_file_safely, load_state, state_dict_of
 
@@ -56,3 +56,23 @@ def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tenso
 def load_backbone(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copy all weights but the head's, which ``state`` may lack or hold for other classes."""
     load_state(network, state, origin, without=head_keys(network))
+
+
+def old_head(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> tuple[Tensor, Tensor]:
+    """Weight (K, F) and bias (K,) of the head in ``state``, whatever its number of outputs.
+
+    Raises:
+        CheckpointError: it holds none, or none that fits the network's features.
+    """
+    weight, bias = (state.get(key) for key in head_keys(network))
+    features = network.get_submodule(head_name(network)).in_features
+    if weight is None or bias is None:
+        raise CheckpointError(
+            f"{origin}: holds no {' and '.join(head_keys(network))}; LwF and soft fine-tuning keep the source's own "
+            "classifier: give source_weights = a file that has it"
+        )
+    if weight.shape != (len(bias), features):
+        raise CheckpointError(
+            f"{origin}: its classifier is {tuple(weight.shape)}; the network has {features} features"
+        )
+    return weight.float(), bias.float()

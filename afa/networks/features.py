@@ -12,21 +12,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
 from afa.errors import ConfigError
-from afa.method.objectives import MapShape
+from afa.method.term import MapShape
 from afa.networks.build import head_name
+
+HEAD_INPUT = "<head's input>"
+"""Stands among layers for what the head reads: (B, F) features."""
 
 
 def _extractor(network: nn.Module, layers: Sequence[str]) -> Any:
     """A module that returns the layers' outputs, in order, as a dict."""
+    nodes = {_head_input(network) if layer == HEAD_INPUT else layer: layer for layer in layers}
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
         warnings.simplefilter("ignore")
-        extractor = create_feature_extractor(network, list(layers))
+        extractor = create_feature_extractor(network, nodes)
     _forbid_in_place_changes(extractor)
     return extractor
+
+
+def _head_input(network: nn.Module) -> str:
+    """Name in the network's graph of what the head reads: a layer, or an operation such as ``flatten``."""
+    tracer = NodePathTracer()
+    graph = tracer.trace(network)
+    head = next(node for node in graph.nodes if node.op == "call_module" and node.target == head_name(network))
+    return tracer.node_to_qualname[head.args[0]]
 
 
 def _forbid_in_place_changes(extractor: Any) -> None:
@@ -45,17 +57,21 @@ class FeatureNetwork(nn.Module):
     Args:
         network: a classification network; ``network.state_dict()`` is what is saved.
         aligned_layers: module names, shallow to deep; may be empty.
+        with_head_input: whether the head's input follows the maps, for terms that have a head of their own.
     """
 
-    def __init__(self, network: nn.Module, aligned_layers: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, aligned_layers: Sequence[str], *, with_head_input: bool = False
+    ) -> None:
         super().__init__()
         check_layers(network, aligned_layers)
         self.network = network
         self.aligned_layers = tuple(aligned_layers)
+        self._outputs = [*aligned_layers, *[HEAD_INPUT] * with_head_input]
         self._head = head_name(network)
         self._frozen = False
         # In a tuple, so that its parameters are not registered a second time.
-        self._extractor = (_extractor(network, [*aligned_layers, self._head]),)
+        self._extractor = (_extractor(network, [*self._outputs, self._head]),)
 
     def freeze_backbone(self) -> None:
         """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
@@ -71,9 +87,12 @@ class FeatureNetwork(nn.Module):
         return super().train(mode)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 3, S, S) normalised images -> (B, K) logits and the aligned maps, each (B, C, H, W)."""
+        """(B, 3, S, S) normalised images -> (B, K) logits and the aligned maps, each (B, C, H, W).
+
+        Last among the maps, if asked for, the (B, F) head's input.
+        """
         outputs = self._extractor[0](images)
-        return outputs[self._head], [outputs[layer] for layer in self.aligned_layers]
+        return outputs[self._head], [outputs[layer] for layer in self._outputs]
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The head's weight and bias."""
@@ -91,6 +110,7 @@ class FeatureNetwork(nn.Module):
         training = self.training
         _, maps = self.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
         self.train(training)
+        maps = maps[: len(self.aligned_layers)]
         not_maps = [name for name, m in zip(self.aligned_layers, maps, strict=True) if m.ndim != 4]
         if not_maps:
             raise ConfigError(f"aligned_layers: the output of {', '.join(not_maps)} is no (B, C, H, W) map")
@@ -99,6 +119,8 @@ class FeatureNetwork(nn.Module):
 
 class FrozenSource:
     """The source network: images -> aligned maps; in eval mode, without gradients, run no further than needed.
+
+    Its head may stand among the layers: what it gives is the source's logits.
 
     Not an ``nn.Module``: no ``.train()``, ``.parameters()`` or ``.state_dict()`` of
     anything that trains can reach it.

@@ -20,23 +20,23 @@ class Progress:
     ``between`` is called after each update: there the work may be stopped.
     """
 
-    def __init__(self, title: str, total: int, done: int, between: Callable[[], None]) -> None:
-        self._title, self._total, self._between = title, total, between
+    def __init__(self, title: str, total: int, done: int, unit: str, between: Callable[[], None]) -> None:
+        self._title, self._total, self._unit, self._between = title, total, unit, between
         self._done, self._before = done, done
         self._started = self._last_line = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=title, unit="img", leave=False, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
-    def update(self, images: int) -> None:
-        """``images`` more are done."""
-        self._done += images
+    def update(self, count: int) -> None:
+        """``count`` more are done."""
+        self._done += count
         if self._bar is not None:
-            self._bar.update(images)
+            self._bar.update(count)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             rate = (self._done - self._before) / (self._last_line - self._started)
-            print(f"{self._title}: {self._done}/{self._total} images, {rate:.0f}/s", flush=True)
+            print(f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.0f}/s", flush=True)
         self._between()
 
     def show(self, text: str) -> None:
@@ -82,6 +82,6 @@ class Journal:
         """To the file only."""
         self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
-    def progress(self, title: str, total: int, done: int = 0) -> Progress:
+    def progress(self, title: str, total: int, done: int = 0, unit: str = "images") -> Progress:
         """A bar over ``total`` images, of which ``done`` are done already."""
-        return Progress(title, total, done, self._between)
+        return Progress(title, total, done, unit, self._between)

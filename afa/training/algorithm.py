@@ -10,7 +10,6 @@ from afa.config.hocon import format_settings, load_settings
 from afa.config.layout import BEST, RESULT, SETTINGS, find_checkpoint, stage_folder
 from afa.config.settings import Settings, differences
 from afa.errors import AFAError
-from afa.method.catalogue import METHODS
 from afa.results.figures import StageResult, results_table, spread
 from afa.results.journal import Journal
 from afa.results.records import claim_folder, move_aside, read_json, write_json, write_text
@@ -18,11 +17,12 @@ from afa.training.checkpoint import load_checkpoint
 from afa.training.device import choose_device
 from afa.training.environment import device_name, environment
 from afa.training.evaluation import evaluate_checkpoint
+from afa.training.fixed_weights import with_fixed_weights
 from afa.training.job import StageJob
 from afa.training.setup import Start, checkpoint_start, source_start
 from afa.training.signals import Signals
 from afa.training.splits import Images
-from afa.training.stage import StageRun
+from afa.training.stage import run_stage
 
 
 def run(settings: Settings, command: str = "") -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _train(
 ) -> dict[str, Any]:
     """All repeats and stages."""
     images = Images(settings.data, journal)
-    labels = " then ".join(METHODS[stage.method].label for stage in settings.stages)
+    labels = " then ".join(stage.label for stage in settings.stages)
     journal.say(
         f"{labels}: {len(images.train.folder)} training images, {len(images.test.folder)} test images, "
         f"{len(images.classes)} classes"
@@ -108,7 +108,7 @@ def _train(
         results: list[StageResult] = []
         for index in range(len(settings.stages)):
             job = stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
-            results.append(_finished_stage(job) or StageRun(job, journal, signals).train())
+            results.append(run_stage(with_fixed_weights(job, journal, signals), journal, signals))
             path = job.folder / BEST
             start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
         repeats.append(results)
@@ -142,7 +142,7 @@ def stage_job(
 ) -> StageJob:
     """The job of the stage at ``index`` of ``repeat``."""
     stage, repeats, stages = settings.stages[index], settings.run.repeat, len(settings.stages)
-    title = METHODS[stage.method].label
+    title = stage.label
     return StageJob(
         stage=stage,
         backbone=settings.backbone,
@@ -156,14 +156,12 @@ def stage_job(
         checkpoint_every=settings.run.checkpoint_every,
         device=device,
         folder=stage_folder(folder, repeat=repeat, repeats=repeats, stage=index + 1, stages=stages),
+        outpath=settings.run.outpath,
+        repeat=repeat,
         title=f"{title} (repeat {repeat}/{repeats})" if repeats > 1 else title,
         settings_text=format_settings(settings),
+        source_from=source_start(settings.backbone) if stage.keep_source else None,
     )
-
-
-def _finished_stage(job: StageJob) -> StageResult | None:
-    path = job.folder / "stage.json"
-    return read_json(path, StageResult.from_dict) if path.exists() else None
 
 
 def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:

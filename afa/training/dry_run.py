@@ -23,6 +23,7 @@ from afa.training.describe import describe_data, describe_evaluation, describe_s
 from afa.training.device import choose_device
 from afa.training.environment import device_name
 from afa.training.evaluation import prepare_evaluation
+from afa.training.fixed_weights import with_even_weights
 from afa.training.measure import StageEstimate, card_memory, measure_stage, peak_memory, time_scoring
 from afa.training.setup import checkpoint_start
 from afa.training.signals import Signals
@@ -131,7 +132,9 @@ def _estimate_training(
     start, stages = first_start(settings, images, 1), []
     with _scratch_folder(Path(settings.run.outpath)) as scratch:
         for index in range(len(settings.stages)):
-            job = stage_job(settings, images, Path(scratch), device, start=start, repeat=1, index=index)
+            job = with_even_weights(
+                stage_job(settings, images, Path(scratch), device, start=start, repeat=1, index=index)
+            )
             stage, run, step = measure_stage(job, journal, signals)
             say(describe_stage(job, run.learner, step, stage))
             stages.append(stage)

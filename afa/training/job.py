@@ -5,19 +5,24 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from afa.config.settings import BackboneSettings, StageSettings
 from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
-from afa.networks.weights import sha256
 from afa.training.optim import count_epochs
-from afa.training.setup import Start
+from afa.training.setup import Start, digest
 from afa.training.splits import Split, Splits
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """Settings, images, weights to start from, and the folder of one stage of one repeat."""
+    """Settings, images, weights to start from, and the folder of one stage of one repeat.
+
+    ``outpath`` and ``repeat`` are where, and of which repeat, another run's checkpoint is looked for;
+    ``source_from``: the weights of the frozen source where they are not the start's;
+    ``fixed_weights``: one tensor a layer, for a method whose row asks for them.
+    """
 
     stage: StageSettings
     backbone: BackboneSettings
@@ -31,8 +36,12 @@ class StageJob:
     checkpoint_every: str
     device: torch.device
     folder: Path
+    outpath: str
+    repeat: int
     title: str
     settings_text: str
+    source_from: Start | None = None
+    fixed_weights: tuple[Tensor, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -41,7 +50,7 @@ class StageJob:
     @property
     def epochs(self) -> int:
         images = len(self.splits.train.folder)
-        return count_epochs(self.stage.max_iter, batch_size=self.batch_size, images=images)
+        return self.stage.epochs or count_epochs(self.stage.max_iter, batch_size=self.batch_size, images=images)
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -51,8 +60,10 @@ class StageJob:
             f"{self.splits.selected_on} images": self.splits.monitor.folder.fingerprint(),
             "start weights": self.start.sha256,
         }
-        if self.stage.channel_weight_path:
-            inputs["channel weights"] = sha256(Path(self.stage.channel_weight_path))
+        if self.source_from:
+            inputs["source weights"] = self.source_from.sha256
+        if self.fixed_weights:
+            inputs["fixed weights"] = digest({str(layer): w for layer, w in enumerate(self.fixed_weights)})
         return inputs
 
     def train_loader(self) -> TrainLoader:

@@ -11,7 +11,10 @@ from afa.networks.features import FeatureNetwork
 def build_optimizer(
     target: FeatureNetwork, objective: Objective, *, learning_rate: float, momentum: float, weight_decay: float
 ) -> SGD:
-    """SGD with one learning rate over backbone, head and attention, each a group of its own, told apart by identity."""
+    """SGD with one learning rate over backbone, head and the objective's own parameters, told apart by identity.
+
+    The third group is ``attention``, of LwF the old head.
+    """
     groups = {
         "backbone": target.backbone_parameters(),
         "head": target.head_parameters(),
@@ -43,8 +46,11 @@ def learning_rate_factor(epoch: int, *, epochs: int, schedule: str, decay_factor
     """What the learning rate is multiplied by in ``epoch``, counted from 0.
 
     ``steplr``: ``decay_factor`` from epoch ``int(0.67 * epochs)`` on. ``coslr``: half a
-    cosine from 1 towards 0, which it would reach at ``epoch == epochs``.
+    cosine from 1 towards 0, which it would reach at ``epoch == epochs``. ``explr``:
+    ``decay_factor`` every 6 epochs, a little each epoch.
     """
     if schedule == "coslr":
         return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    if schedule == "explr":
+        return decay_factor ** (epoch / 6)
     return decay_factor if epoch >= int(0.67 * epochs) else 1.0

@@ -1,8 +1,7 @@
 """How training is initialised: networks, objective and optimiser of one stage."""
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 
 from afa.config.settings import BackboneSettings, StageSettings
-from afa.errors import CheckpointError, one_line
+from afa.errors import CheckpointError
 from afa.method.catalogue import METHODS
-from afa.method.objectives import MapShape, Objective
-from afa.networks.backbones import BACKBONES
-from afa.networks.build import build_network, head_keys, load_backbone, load_source_weights
+from afa.method.objectives import Objective, what_is_read
+from afa.method.term import Given, MapShape
+from afa.networks.backbones import layers_of
+from afa.networks.build import build_network, head_keys, head_name, load_backbone, load_source_weights, old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_state
 from afa.training.checkpoint import Checkpoint
@@ -32,11 +32,16 @@ class Start(NamedTuple):
     @property
     def sha256(self) -> str:
         """Digest of all names and values."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return digest(self.state)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal digest of all names and values."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(name.encode())
+        sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def source_start(backbone: BackboneSettings) -> Start:
@@ -64,14 +69,18 @@ def build_learner(
     image_size: int,
     seed: int,
     device: torch.device,
+    source_from: Start | None = None,
+    fixed_weights: Sequence[Tensor] = (),
 ) -> Learner:
-    """Everything a stage trains, on ``device``, as a function of the settings, ``seed`` and ``start``.
+    """Everything a stage trains, on ``device``, as a function of the settings, ``seed`` and the weights given.
 
     1. The global generator is seeded; the head, then the attention draw from it, later dropout.
     2. The target gets the start's weights: the backbone's, and the head's in stage two.
-    3. The source is built afresh, gets the same backbone weights, and is frozen.
+    3. The source is built afresh, gets the same backbone weights (or those of ``source_from``), and is frozen.
     4. The objective holds new attentive modules, sized by a dry forward at ``image_size``.
-    5. The optimiser holds backbone, head and attention.
+    5. The optimiser holds backbone, head, and what the objective trains.
+
+    ``fixed_weights``: one tensor a layer, for a method whose row asks for them (``fixed_weights.py``).
     """
     torch.manual_seed(seed)
     method = METHODS[stage.method]
@@ -81,35 +90,49 @@ def build_learner(
         load_state(network, start.state, start.origin)
     else:
         load_backbone(network, start.state, start.origin)
-    target = FeatureNetwork(network, layers).to(device)
+    reads = what_is_read(method)
+    target = FeatureNetwork(network, layers, with_head_input="old_head" in reads).to(device)
     if not method.trains_backbone:
         target.freeze_backbone()
-    source = build_source(backbone, start, device) if method.needs_source else None
-    shapes = target.map_shapes(image_size)
+    source_from = source_from or start
+    given = Given(
+        shapes=target.map_shapes(image_size),
+        fixed_weights=fixed_weights,
+        backbone=target.backbone_parameters(),
+        old_head=old_head(network, source_from.state, source_from.origin) if "old_head" in reads else None,
+    )
     objective = Objective(
         method,
-        shapes,
+        given,
         head=target.head_parameters(),
-        backbone=target.backbone_parameters(),
         alpha=stage.alpha,
         gamma=stage.head_penalty,
         classification=stage.classification,
-        channel_weights=load_channel_weights(Path(stage.channel_weight_path), shapes)
-        if "delta" in method.alignments
-        else (),
     ).to(device)
     optimizer = build_optimizer(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay
     )
-    return Learner(target, source, objective, optimizer, device, stage.grad_clip)
+    return Learner(
+        target, build_source(backbone, source_from, reads, device), objective, optimizer, device, stage.grad_clip
+    )
 
 
-def build_source(backbone: BackboneSettings, start: Start, device: torch.device) -> FrozenSource:
-    """The frozen network with the start's backbone weights; draws nothing from the global generator."""
+def build_source(
+    backbone: BackboneSettings, start: Start, reads: Collection[str], device: torch.device
+) -> FrozenSource | None:
+    """The frozen network with the start's weights, as far as it is read; draws nothing from the global generator."""
+    if not {"maps", "old_head"} & set(reads):
+        return None
+    layers = aligned_layers(backbone) if "maps" in reads else ()
     with torch.random.fork_rng(devices=[]):
         network = build_network(backbone.name, 1)
-    load_backbone(network, start.state, start.origin)
-    return FrozenSource(network, aligned_layers(backbone), device)
+        if "old_head" in reads:
+            network = build_network(backbone.name, len(old_head(network, start.state, start.origin)[1]))
+            layers += (head_name(network),)
+            load_state(network, start.state, start.origin)
+        else:
+            load_backbone(network, start.state, start.origin)
+    return FrozenSource(network, layers, device)
 
 
 def build_target(
@@ -124,7 +147,14 @@ def build_target(
 
 def aligned_layers(backbone: BackboneSettings) -> tuple[str, ...]:
     """The config's layers, or the paper's."""
-    return backbone.aligned_layers or BACKBONES[backbone.name].aligned_layers
+    return layers_of(backbone.name, backbone.aligned_layers)
+
+
+def aligned_shapes(backbone: BackboneSettings, image_size: int) -> list[MapShape]:
+    """Shapes of the aligned layers' maps; draws nothing from the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(backbone.name, 1)
+    return FeatureNetwork(network, aligned_layers(backbone)).map_shapes(image_size)
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[str]) -> None:
@@ -146,25 +176,3 @@ def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[s
         raise CheckpointError(
             f"{path}: trained on other classes: '{different[0][0]}' where the data set has '{different[0][1]}'"
         )
-
-
-def load_channel_weights(path: Path, shapes: Sequence[MapShape]) -> list[Tensor]:
-    """DELTA's channel weights from JSON: one list a layer, (C,) each.
-
-    Raises:
-        CheckpointError: no such file, not JSON, or lists that do not fit the aligned layers.
-    """
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8"))
-        weights = [torch.tensor(values, dtype=torch.float32) for values in lists]
-    except (OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:  # RecursionError is the last's
-        raise CheckpointError(
-            f"{path}: no JSON of channel weights, one list of numbers a layer: {one_line(error)}"
-        ) from None
-    got, wanted = [tuple(w.shape) for w in weights], [(shape.channels,) for shape in shapes]
-    if got != wanted:
-        shown = f"{got[:8]}{' and more' if len(got) > 8 else ''}"
-        raise CheckpointError(f"{path}: holds lists of shapes {shown}; the aligned layers have {wanted} channels")
-    if not all(w.isfinite().all() and (w >= 0).all() for w in weights):
-        raise CheckpointError(f"{path}: holds a weight that is no number from 0 on")
-    return weights

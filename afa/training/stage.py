@@ -9,11 +9,10 @@ from torch import Tensor
 from afa.config.layout import BEST, LAST
 from afa.data.loaders import Batch, TrainLoader
 from afa.errors import AFAError, ConfigError
-from afa.method.catalogue import METHODS
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import Row, Score, StageResult
 from afa.results.journal import Journal
-from afa.results.records import Scalars, write_json, write_log, write_predictions
+from afa.results.records import Scalars, read_json, write_json, write_log, write_predictions
 from afa.training.checkpoint import load_checkpoint
 from afa.training.engine import Learner, Step, TestFigures, TrainSums, predict, score, train_one_epoch
 from afa.training.finite import FiniteCheck
@@ -26,6 +25,12 @@ from afa.training.state import restore_state, save_best, save_state
 
 ENTROPY_FLOOR = 0.05
 """Below this part of its maximum an attention has collapsed on a few entries (SPEC section 2, known weakness)."""
+
+
+def run_stage(job: StageJob, journal: Journal, signals: Signals) -> StageResult:
+    """What a finished stage came to; one that is not is begun, or goes on, first. Raises as ``StageRun.train``."""
+    path = job.folder / "stage.json"
+    return read_json(path, StageResult.from_dict) if path.exists() else StageRun(job, journal, signals).train()
 
 
 class StageRun:
@@ -42,6 +47,8 @@ class StageRun:
             image_size=job.preprocessing.image_size,
             seed=job.seed,
             device=job.device,
+            source_from=job.source_from,
+            fixed_weights=job.fixed_weights,
         )
         _check_last_batch(job, self.learner)
         self.state = restore_state(job, self.learner, journal)
@@ -107,6 +114,7 @@ class StageRun:
             state.epoch, epochs=job.epochs, schedule=job.stage.schedule, decay_factor=job.stage.decay_factor
         )
         set_learning_rate(learner.optimizer, rate)
+        learner.objective.set_progress(state.epoch / job.epochs)
         where = f"{job.title} epoch {state.epoch + 1}/{job.epochs}"
         started, seen = time.monotonic(), 0
         with self.journal.progress(where, len(loader.folder), done=state.step * job.batch_size) as bar:
@@ -205,7 +213,7 @@ class StageRun:
         labels = torch.tensor(folder.labels)
         write_predictions(job.folder, paths=folder.paths, labels=labels, logits=logits, classes=job.classes)
         result = StageResult(
-            method=METHODS[job.stage.method].label,
+            method=job.stage.label,
             seed=job.seed,
             epochs=job.epochs,
             selected_on=job.splits.selected_on,
