@@ -1,7 +1,6 @@
 """Terms that compare the aligned layers' maps (eq. 3, 5 to 8; DELTA): one loss a layer, added up."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,17 @@ from afa.method.term import Given, Term
 class AttentiveTerm(Term):
     """One attentive module a layer; it reads the source's map."""
 
-    loss: ClassVar[Callable[[Tensor, Tensor, Tensor], Tensor]]
     attentions: nn.ModuleList
+
+    @staticmethod
+    def loss(source: Tensor, target: Tensor, attention: Tensor) -> Tensor:
+        """The loss of one layer."""
+        raise NotImplementedError
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Maps of the aligned layers, each (B, C, H, W)."""
         weights = [attend(map_) for attend, map_ in zip(self.attentions, source, strict=True)]
-        terms = [type(self).loss(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
+        terms = [self.loss(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
         return torch.stack(terms).sum(), [entropy(a.detach()) for a in weights]
 
     @property
@@ -68,7 +71,10 @@ class FeatureMap(Term):
 class FixedTerm(Term):
     """Weights that do not train, one tensor a layer, the same for every image."""
 
-    loss: ClassVar[Callable[[Tensor, Tensor, Tensor], Tensor]]
+    @staticmethod
+    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """The loss of one layer."""
+        raise NotImplementedError
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
@@ -77,7 +83,7 @@ class FixedTerm(Term):
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Maps of the aligned layers, each (B, C, H, W)."""
-        terms = [type(self).loss(s, t, w) for s, t, w in zip(source, target, self.buffers(), strict=True)]
+        terms = [self.loss(s, t, w) for s, t, w in zip(source, target, self.buffers(), strict=True)]
         return torch.stack(terms).sum(), []
 
 
@@ -85,7 +91,11 @@ class Delta(FixedTerm):
     """DELTA: (C,) weights by what the loss gains when a filter is switched off."""
 
     name = "delta"
-    loss = staticmethod(delta_alignment)
+
+    @staticmethod
+    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """``weights`` w is (C,) and sums to 1."""
+        return delta_alignment(source, target, weights)
 
 
 class FixedSpatial(FixedTerm):

@@ -7,10 +7,7 @@ the equations and papers, docs/your-own-method.md how to add one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
-
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Method:
     head_penalty: bool = True
     trains_backbone: bool = True
     fixed_weights: str = ""
-    defaults: Mapping[str, Any] = field(default=_NONE)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs_alpha(self) -> bool:

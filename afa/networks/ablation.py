@@ -64,7 +64,9 @@ class ChannelAblation:
         """(n, B, C, H, W) maps -> the (n,) mean losses of the rest of the network on each."""
         n, batch = copies.shape[:2]
         # Copies also of a single one: an in-place operation would change it for the next.
-        repeated = [value.repeat(n, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in others]
+        repeated = [
+            value.repeat(n, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in others
+        ]
         logits = self._behind(copies.flatten(0, 1), *repeated)
         losses = F.cross_entropy(logits, labels.repeat(n), reduction="none")
         return losses.double().unflatten(0, (n, batch)).mean(dim=1)

@@ -72,7 +72,5 @@ def old_head(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str
             "classifier: give source_weights = a file that has it"
         )
     if weight.shape != (len(bias), features):
-        raise CheckpointError(
-            f"{origin}: its classifier is {tuple(weight.shape)}; the network has {features} features"
-        )
+        raise CheckpointError(f"{origin}: its classifier is {tuple(weight.shape)}; the network has {features} features")
     return weight.float(), bias.float()

@@ -60,9 +60,7 @@ class FeatureNetwork(nn.Module):
         with_head_input: whether the head's input follows the maps, for terms that have a head of their own.
     """
 
-    def __init__(
-        self, network: nn.Module, aligned_layers: Sequence[str], *, with_head_input: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, aligned_layers: Sequence[str], *, with_head_input: bool = False) -> None:
         super().__init__()
         check_layers(network, aligned_layers)
         self.network = network

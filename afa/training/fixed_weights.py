@@ -95,7 +95,6 @@ def load_layer_weights(path: Path, sizes: Sequence[int]) -> list[Tensor]:
     return weights
 
 
-@torch.inference_mode()
 def mean_attention(job: StageJob, journal: Journal, signals: Signals) -> list[Tensor]:
     """The mean of a trained AST's attention over the training images' test views, (H*W,) a layer (Table 9)."""
     path = _trained_ast(job, journal, signals)
@@ -109,8 +108,8 @@ def mean_attention(job: StageJob, journal: Journal, signals: Signals) -> list[Te
     sums, views = [torch.zeros((), dtype=torch.float64, device=job.device)] * len(ast.attentions), 0
     with journal.progress(f"{job.title}: mean attention", len(folder)) as bar:
         for batch in loader:
-            maps = source(batch.views)
-            weights = [attend(map_) for attend, map_ in zip(ast.attentions, maps, strict=True)]
+            with torch.inference_mode():
+                weights = [attend(map_) for attend, map_ in zip(ast.attentions, source(batch.views), strict=True)]
             sums = [total + w.double().sum(dim=0) for total, w in zip(sums, weights, strict=True)]
             views += len(batch.views)
             bar.update(len(batch.labels))
@@ -118,7 +117,7 @@ def mean_attention(job: StageJob, journal: Journal, signals: Signals) -> list[Te
 
 
 def _trained_ast(job: StageJob, journal: Journal, signals: Signals) -> Path:
-    """The checkpoint of the AST that the config names, or of one that is trained here, with the stage's own settings."""
+    """The checkpoint of the AST that the config names, or of one trained here with the stage's own settings."""
     if job.stage.attention_path:
         return find_checkpoint(job.stage.attention_path, job.outpath, job.repeat)
     stage = replace(job.stage, method="ast", keep_source=False)
@@ -140,7 +139,9 @@ def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: i
     prefix = f"alignments.{Spatial.name}."
     state = {name.removeprefix(prefix): v for name, v in checkpoint.attention.items() if name.startswith(prefix)}
     if not state:
-        raise CheckpointError(f"{path}: holds no spatial attention (method {checkpoint.method or 'unknown'}); name an AST")
+        raise CheckpointError(
+            f"{path}: holds no spatial attention (method {checkpoint.method or 'unknown'}); name an AST"
+        )
     if (checkpoint.backbone, tuple(checkpoint.aligned_layers)) != (backbone.name, layers):
         raise CheckpointError(
             f"{path}: its attention is over {', '.join(checkpoint.aligned_layers)} of {checkpoint.backbone}; "
@@ -150,7 +151,9 @@ def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: i
     try:
         ast.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its attention does not fit image_size = {image_size}: {one_line(error)}") from None
+        raise CheckpointError(
+            f"{path}: its attention does not fit image_size = {image_size}: {one_line(error)}"
+        ) from None
     return ast
 
 

@@ -94,7 +94,7 @@ def test_stages_take_what_stands_outside_them_as_default() -> None:
 
 def test_what_a_method_needs_is_asked_for_in_its_stage() -> None:
     stages = {"first_stage": {"reg_type": "l2"}, "second_stage": {"reg_type": "delta"}}
-    assert list(problems(without="alpha", **stages)) == ["second_stage.alpha", "second_stage.channel_weight_path"]
+    assert list(problems(without="alpha", **stages)) == ["second_stage.alpha"]
 
 
 def test_evaluation_has_no_stage() -> None:

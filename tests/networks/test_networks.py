@@ -8,6 +8,7 @@ from torchvision.models import get_model
 from afa.errors import CheckpointError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective
+from afa.method.term import Given
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network, head_name, load_backbone
 from afa.networks.features import FeatureNetwork, FrozenSource
@@ -31,7 +32,7 @@ def test_aligned_maps_and_attention_parameters(name):
     assert all(shape.height == shape.width for shape in shapes)
     if name in TABLE_6:
         counts = tuple(
-            sum(p.numel() for p in Objective(METHODS[m], shapes, head=(), backbone=(), alpha=1, gamma=1).parameters())
+            sum(p.numel() for p in Objective(METHODS[m], Given(shapes), head=(), alpha=1, gamma=1).parameters())
             for m in ("ast", "act")
         )
         assert counts == TABLE_6[name]

@@ -1,0 +1,62 @@
+"""Every method and recipe from the command line: two steps a stage, cut short, gone on with, evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from afa.command_line import main
+from afa.method.catalogue import METHODS, RECIPES
+from afa.training.checkpoint import load_checkpoint
+
+
+class Cut(Exception):
+    """Stands for whatever ends a program."""
+
+
+@pytest.fixture
+def quick(words) -> list[str]:
+    """One epoch of two steps a stage."""
+    changed = ("batch_size", "max_iter")
+    return [*(word for word in words if word.partition("=")[0] not in changed), "batch_size=6", "max_iter=2"]
+
+
+@pytest.mark.parametrize("name", [*METHODS, *RECIPES])
+def test_every_method_trains_goes_on_and_is_evaluated(name, quick, tmp_path, monkeypatch, capsys):
+    command = ["tests/tiny.hocon", *quick, f"reg_type={name}", "alpha=0.01", "checkpoint_every=1 steps"]
+    runs = tmp_path / "runs"
+    assert main([*command, "exp_id=whole"]) == 0, capsys.readouterr().err
+
+    from afa.training import engine, stage
+
+    train_step, steps = engine.train_step, 0
+
+    def cut_after_one_step(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise Cut
+        return train_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_step", cut_after_one_step)
+        with pytest.raises(Cut):
+            main([*command, "exp_id=cut"])
+    assert main([*command, "exp_id=cut"]) == 0, capsys.readouterr().err
+    assert "going on after" in capsys.readouterr().out
+    folders = [Path("."), Path("stage_1"), Path("stage_2")]
+    checked = 0
+    for folder in folders:
+        last = folder / "check_point/last.pth"
+        if (runs / "whole" / last).exists():
+            one, two = (load_checkpoint(runs / run / last) for run in ("whole", "cut"))
+            for before, after in ((one.model, two.model), (one.attention, two.attention)):
+                assert all(torch.equal(after[key], value) for key, value in before.items())
+            checked += 1
+    assert checked == len(RECIPES.get(name, [name]))
+    result = json.loads((runs / "cut/result.json").read_text())
+    assert main([*command[:-3], "mode=eval", "pre_trained_path=cut", "exp_id=eval"]) == 0, capsys.readouterr().err
+    evaluation = json.loads((runs / "eval/result.json").read_text())
+    assert evaluation["top1"] == result["best_test_top1"]["mean"]
+    assert stage  # imported before the patch, so that the patched engine is the one in use
