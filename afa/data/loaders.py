@@ -87,10 +87,14 @@ class TrainLoader:
         # In the order of the epoch and on the device once, rather than a small copy for each batch.
         labels = self._labels[order.to(device)].split(self.batch_size)[start:]
         ordered = [table[order].to(device).split(self.batch_size)[start:] for table in draws]
-        source = self._source.load(batches)
+        source = self.pixels(batches)
         for canvases, own, indices, *entries in zip(source, labels, batches, *ordered, strict=True):
             images = augment(canvases, *Draws(*entries), size=self.preprocessing.image_size)
             yield Batch(normalise(images), own, indices)
+
+    def pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Batches of indices -> their canvases on the device, uint8 (B, R, R, 3)."""
+        return self._source.load(batches)
 
 
 class TestLoader:

@@ -140,6 +140,24 @@ def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
     Returns:
         uint8 (B, 3, S, S), channels last in memory.
     """
+    crop = _crop_by_copies if canvases.device.type == "cpu" else _crop_by_index
+    return crop(canvases, top, left, flip, size).permute(0, 3, 1, 2)
+
+
+def _crop_by_copies(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+    """For a CPU, where copying rows takes a fifth of the time of looking up pixels: -> (B, S, S, 3)."""
+    crops = canvases.new_empty(len(canvases), size, size, 3)
+    side = canvases.shape[2]
+    draws = zip(top.tolist(), left.tolist(), flip.tolist(), strict=True)
+    for crop, canvas, (first_row, first_column, flipped) in zip(crops, canvases, draws, strict=True):
+        column = side - size - first_column if flipped else first_column
+        pixels = canvas[first_row : first_row + size, column : column + size]
+        crop.copy_(pixels.flip(1) if flipped else pixels)
+    return crops
+
+
+def _crop_by_index(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+    """For a card, without a round of the loop for each image: -> (B, S, S, 3)."""
     side = canvases.shape[2]
     steps = torch.arange(size, device=canvases.device)
     rows = top[:, None] + steps  # (B, S)
@@ -147,9 +165,7 @@ def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
     columns = torch.where(flip[:, None], side - 1 - columns, columns)
     first = side * side * torch.arange(len(canvases), device=canvases.device)
     places = first[:, None, None] + side * rows[:, :, None] + columns[:, None, :]  # (B, S, S)
-    # Whole pixels by one index: twice as fast on the CPU as indexing by image, row and column.
-    pixels = canvases.reshape(-1, 3).index_select(0, places.flatten())
-    return pixels.view(*places.shape, 3).permute(0, 3, 1, 2)
+    return canvases.reshape(-1, 3).index_select(0, places.flatten()).view(*places.shape, 3)
 
 
 def test_views(canvases: Tensor, augmentation: str) -> Tensor:
@@ -178,7 +194,16 @@ def normalise(images: Tensor) -> Tensor:
     batch, colours, height, width = images.shape
     scale, mean, std = _statistics(width, images.device)
     rows = images.permute(0, 2, 3, 1).reshape(batch, height, width * colours)
-    floats = rows.to(torch.float32).div_(scale).sub_(mean).div_(std)
+    if images.device.type == "cpu":
+        floats = torch.empty(rows.shape)
+        # One image after the other stays in the processor's cache; numpy, as torch's threads wait for each other.
+        for place, values in zip(floats.numpy(), rows.numpy(), strict=True):
+            place[...] = values
+            place /= scale.numpy()
+            place -= mean.numpy()
+            place /= std.numpy()
+    else:
+        floats = rows.to(torch.float32).div_(scale).sub_(mean).div_(std)
     return floats.view(batch, height, width, colours).permute(0, 3, 1, 2)
 
 

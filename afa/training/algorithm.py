@@ -14,7 +14,7 @@ from afa.results.figures import StageResult, results_table, spread
 from afa.results.journal import Journal
 from afa.results.records import claim_folder, move_aside, read_json, write_json, write_text
 from afa.training.checkpoint import load_checkpoint
-from afa.training.device import choose_device
+from afa.training.device import choose_device, keep_freed_memory
 from afa.training.environment import device_name, environment
 from afa.training.evaluation import evaluate_checkpoint
 from afa.training.fixed_weights import with_fixed_weights
@@ -36,6 +36,8 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     """
     folder = Path(settings.run.outpath) / settings.run_name
     device, note = choose_device(settings.run.gpu_id)
+    if device.type == "cpu":
+        keep_freed_memory()
     moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None
     with claim_folder(folder), Signals() as signals:
         finished = _open(folder, settings)

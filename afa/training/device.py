@@ -1,5 +1,7 @@
 """Which device a run uses."""
 
+import ctypes
+
 import torch
 
 from afa.errors import ConfigError
@@ -31,3 +33,16 @@ def choose_device(gpu_id: str) -> tuple[torch.device, str]:
             f"for example gpu_id={more.split(',')[0]} seed=2 exp_id=<name>"
         )
     return torch.device("cuda", int(first)), note
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that tensors on the CPU free, for the next ones.
+
+    It gives large pieces back at once, and the system fills each page with zeros before it is used again: a quarter
+    of a step's time for MobileNetV2. The process holds its largest amount of memory to its end.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)

@@ -141,3 +141,11 @@ def test_an_image_too_long_to_be_resized_by_its_short_side_is_refused() -> None:
     for make_canvas in (Preprocessing(224, "improved").train_canvas, Preprocessing(224, "improved").test_canvas):
         with pytest.raises(ValueError, match="60000 x 2 pixels with its short side brought to 256 would be too large"):
             make_canvas(ribbon)
+
+
+def test_a_cards_crop_and_the_processors_are_the_same() -> None:
+    draws = draw_augmentation(3, 1, 40, Preprocessing(32))
+    canvases = torch.randint(256, (40, 37, 37, 3), dtype=torch.uint8)
+    assert torch.equal(
+        transforms._crop_by_index(canvases, *draws, size=32), transforms._crop_by_copies(canvases, *draws, size=32)
+    )
