@@ -1,16 +1,21 @@
 """Arguments -> settings -> run. torch is imported only once the settings are known to be good."""
 
 import argparse
+import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
+import afa
 from afa.config.grid import Grid
 from afa.config.hocon import load_config
-from afa.errors import AFAError
+from afa.config.task_words import is_setting, load_task, task_name
+from afa.config.tasks import TASKS
+from afa.errors import AFAError, ConfigError
 
 _EPILOG = """\
-examples:
+with a CONFIG, a HOCON file:
   python main.py hocon_config/demo/afa.hocon
   python main.py hocon_config/First_stage_AST/resnet101_stanford_dogs_120.hocon target_data_dir=/data
   python main.py hocon_config/Second_stage_ACT/resnet101_Stanford_dogs_120.hocon target_data_dir=/data
@@ -18,38 +23,24 @@ examples:
   python main.py hocon_config/paper/table_4.hocon target_data_dir=/data
   python main.py hocon_config/paper/table_4.hocon target_data_dir=/data mode=report
 
+without one:
+{tasks}
+
 A run writes to <outpath>/<run name>/. The same command again goes on with a run that was
-cut short, and does nothing if it is finished. All keys are explained in README.md.
+cut short, and does nothing if it is finished. The keys of a CONFIG are explained in
+README.md, those of the rest in docs/your-own-data.md.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 the run failed, 2 the settings are wrong."""
-    parser = argparse.ArgumentParser(
-        prog="main.py",
-        description="Attentive feature alignment (AFA): transfer a pre-trained network to a small image data set.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", metavar="CONFIG", help="a HOCON file, for example one of hocon_config/")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace the file's")
-    words = parser.parse_args(arguments)
+    words = _parser().parse_args(arguments).words
     try:
-        config = load_config(words.config, words.overrides, check_files=True)
-        if isinstance(config, Grid):
-            from afa.grid.command import do_grid
-
-            return do_grid(config)
-        if config.run.dry_run:
-            from afa.training.dry_run import dry_run
-
-            dry_run(config)
-        else:
-            from afa.grid.search import run
-            from afa.report.page import report_on
-
-            run(config, command=shlex.join(["python", "main.py", *(arguments or sys.argv[1:])]))
-            report_on(config)
+        if is_setting(words[0]):
+            task, settings = load_task(words)
+            task.run(settings)
+            return 0
+        return _run_config(words[0], words[1:])
     except AFAError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status
@@ -58,6 +49,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{place}{error.strerror or error}; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped before the run began", file=sys.stderr)
+        print("stopped; the same command begins again", file=sys.stderr)
         return 130
+
+
+def _run_config(file: str, overrides: Sequence[str]) -> int:
+    """Do what a config file says; returns the exit status."""
+    name = task_name(overrides)
+    if name in TASKS:
+        raise ConfigError(f"command line: {name} takes no CONFIG; leave {file} out")
+    config = load_config(file, overrides, check_files=True)
+    if isinstance(config, Grid):
+        from afa.grid.command import do_grid
+
+        return do_grid(config)
+    if config.run.dry_run:
+        from afa.training.dry_run import dry_run
+
+        dry_run(config)
+    else:
+        from afa.grid.search import run
+        from afa.report.page import report_on
+
+        run(config, command=shlex.join(["python", "main.py", file, *overrides]))
+        report_on(config)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    tasks = "\n".join(f"  python main.py {task.example}\n      {task.summary}" for task in TASKS.values())
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        usage="%(prog)s [-h] [--version] [CONFIG] [key=value ...]",
+        description="Attentive feature alignment (AFA): transfer a pre-trained network to a small image data set.",
+        epilog=_EPILOG.format(tasks=tasks),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument(
+        "words",
+        metavar="CONFIG key=value",
+        nargs="+",
+        help="a HOCON file, for example one of hocon_config/, and settings that replace the file's",
+    )
+    return parser
+
+
+def _version() -> str:
+    """Ours and those that a result depends on, read without importing them."""
+    parts = [f"AFA {afa.__version__}", f"Python {platform.python_version()}"]
+    for package in ("torch", "torchvision"):
+        try:
+            parts.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            parts.append(f"{package} is not installed")
+    return ", ".join(parts)

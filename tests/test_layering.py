@@ -15,6 +15,7 @@ FLOORS = {
     "report": {"report", "training", "config", "results", "data", "networks", "method", "errors"},
     "grid": {"grid", "training", "config", "results", "data", "networks", "method", "errors"},
     "training": {"training", "config", "results", "data", "networks", "method", "errors"},
+    "inference": {"inference", "training", "config", "results", "data", "networks", "method", "errors"},
 }
 WITHOUT_TORCH = [
     "errors.py",

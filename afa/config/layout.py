@@ -1,5 +1,6 @@
 """Where a run's files are, and the one rule by which ``pre_trained_path`` finds a checkpoint."""
 
+import glob
 from pathlib import Path
 
 from afa.errors import ConfigError
@@ -37,3 +38,10 @@ def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Pat
                     return candidate
     places = f"{named} and {Path(outpath) / named / BEST}"
     raise ConfigError(f"no checkpoint at {places}; train the stage before first, or name its file")
+
+
+def matching(wanted: str) -> list[Path]:
+    """The file or folder of that name, or what a pattern such as ``photos/**/*.jpg`` matches."""
+    if Path(wanted).exists():
+        return [Path(wanted)]
+    return [Path(name) for name in glob.glob(wanted, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute one)

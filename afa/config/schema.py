@@ -159,7 +159,7 @@ class Checked(NamedTuple):
 
 
 def check_value(f: Field, value: Any) -> Checked | Problem:
-    """``value`` in the field's type and bounds, or what is wrong with it."""
+    """``value`` in the type and bounds of a field made by ``setting``, or what is wrong with it, without its key."""
     wanted: Any = f.type
     bounds = f.metadata
     if isinstance(wanted, UnionType):  # a list of names, or their number

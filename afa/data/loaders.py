@@ -34,6 +34,7 @@ class TestBatch(NamedTuple):
     labels: Tensor  # int64 (B,) on the device
     indices: Tensor  # int64 (B,) on the CPU: places in the folder
     views_per_image: int
+    full_size: int  # views of a whole batch; the last may have fewer
 
 
 class TrainLoader:
@@ -127,7 +128,8 @@ class TestLoader:
         labels = self._labels.split(self.batch_size)
         for canvases, own, indices in zip(self._source.load(batches), labels, batches, strict=True):
             views = test_views(canvases, self.preprocessing.augmentation)
-            yield TestBatch(normalise(views), own, indices, self.preprocessing.views)
+            full_size = self.batch_size * self.preprocessing.views
+            yield TestBatch(normalise(views), own, indices, self.preprocessing.views, full_size)
 
 
 class _Source:

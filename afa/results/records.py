@@ -62,6 +62,23 @@ def move_aside(folder: Path) -> Path:
             raise AFAError(f"{folder}: cannot be renamed to {place.name}: {error.strerror}") from None
 
 
+def keep_old(path: Path) -> Path | None:
+    """Rename a file that is about to be written again to ``<stem>.old-1<suffix>``, ``-2``, ...; its new place.
+
+    Raises:
+        AFAError: it cannot be renamed.
+    """
+    if not path.exists():
+        return None
+    number = 1
+    while (place := path.with_name(f"{path.stem}.old-{number}{path.suffix}")).exists():
+        number += 1
+    try:
+        return path.rename(place)
+    except OSError as error:
+        raise AFAError(f"{path}: cannot be renamed to {place.name}: {error.strerror}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one step."""
     temporary = path.with_name(f"{path.name}.tmp")

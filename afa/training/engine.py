@@ -110,6 +110,10 @@ def train_one_epoch(
         after_step(batch, step)
 
 
+CPU_VIEWS = 8
+"""Views a forward pass on the CPU, where more are no faster; on a card it is the loader's whole batch."""
+
+
 @torch.inference_mode()
 def predict(
     target: FeatureNetwork, batches: Iterable[TestBatch], after_batch: Callable[[int], None] = lambda size: None
@@ -118,11 +122,26 @@ def predict(
     target.eval()
     logits, labels = [], []
     for batch in batches:
-        views, _ = target(batch.views)
+        on_cpu = batch.views.device.type == "cpu"
+        views = _forward(target, batch.views, CPU_VIEWS if on_cpu else batch.full_size)
         logits.append(views.unflatten(0, (-1, batch.views_per_image)).mean(dim=1).float().cpu())
         labels.append(batch.labels.cpu())
         after_batch(len(batch.labels))
     return torch.cat(logits), torch.cat(labels)
+
+
+def _forward(target: FeatureNetwork, views: Tensor, size: int) -> Tensor:
+    """Logits of (V, 3, S, S) views in passes of one shape, the last filled up with copies.
+
+    Libraries choose their kernels by the number of images, and the kernel decides a logit's last bits. In passes
+    of one shape an image's logits are the same whichever images, and how many, are with it.
+    """
+    logits = []
+    for part in views.split(size):
+        filled = torch.empty_like(part[:1].expand(size, -1, -1, -1), memory_format=torch.channels_last)
+        filled[: len(part)], filled[len(part) :] = part, part[:1]
+        logits.append(target(filled)[0][: len(part)])
+    return torch.cat(logits)
 
 
 class TestFigures(NamedTuple):

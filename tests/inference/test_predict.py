@@ -1,0 +1,129 @@
+"""Predictions: the evaluation's own, from a checkpoint alone, whatever lies beside the images."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from afa.command_line import main
+from afa.data.images import read_image
+from afa.errors import DataError
+from afa.inference.classifier import load_classifier
+from afa.networks.build import build_network
+from afa.results.journal import Journal
+from afa.training.engine import predict
+from afa.training.evaluation import prepare_evaluation
+from tests.conftest import CLASSES
+
+
+@pytest.mark.parametrize(
+    ("backbone", "augmentation"), [("resnet50", "default"), ("mobilenet_v2", "default"), ("mobilenet_v2", "improved")]
+)
+def test_a_prediction_is_the_evaluations_bit_for_bit(make_checkpoint, settings_for, tmp_path, backbone, augmentation):
+    """Alone, in twos or all at once, in any order: libraries choose kernels by the number of images."""
+    path = make_checkpoint(backbone, augmentation)
+    settings = settings_for(
+        mode="eval", base_model_name=backbone, pre_trained_path=path, image_size=64, data_aug=augmentation
+    )
+    device = torch.device("cpu")
+    evaluation = prepare_evaluation(settings, path, device=device, journal=Journal(tmp_path / "log"))
+    expected, _ = predict(evaluation.target, evaluation.loader)
+    classifier = load_classifier(path, gpu_id="cpu")
+    paths = evaluation.loader.folder.paths
+    for batch_size in (1, 2, 64):
+        parts = list(classifier.logits(paths, batch_size))
+        assert torch.equal(torch.cat([part.logits for part in parts]), expected)
+    (backwards,) = classifier.logits(paths[::-1])
+    assert torch.equal(backwards.logits.flip(0), expected)
+
+
+@pytest.fixture
+def pictures(data_dir, tmp_path) -> Path:
+    """Five pictures in two folders, a text called .jpg, a hidden file."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for index, path in enumerate(sorted((data_dir / "tiny/test").glob("*/*.png"))[:5]):
+        read_image(path).save(folder / ("more" if index % 2 else "") / f"{index}.jpg")
+    (folder / "note.jpg").write_text("no picture")
+    (folder / ".DS_Store").write_text("hidden")
+    return folder
+
+
+def predict_words(path: Path, wanted: Path | str, tmp_path: Path) -> list[str]:
+    return ["mode=predict", f"pre_trained_path={path}", f"input={wanted}", f"output={tmp_path / 'out'}", "gpu_id=cpu"]
+
+
+def test_a_folder_is_predicted_and_what_is_no_image_is_named(make_checkpoint, pictures, tmp_path, capsys):
+    assert main(predict_words(make_checkpoint(), pictures, tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert f"skipped {pictures / 'note.jpg'}: not an image" in out
+    assert "5 images, 1 skipped" in out
+    assert "DS_Store" not in out
+    with (tmp_path / "out/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    document = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [row["path"] for row in rows] == [image["path"] for image in document["images"]]
+    assert [Path(row["path"]).name for row in rows] == ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg"]
+    for row, image in zip(rows, document["images"], strict=True):
+        assert sorted(guess["class"] for guess in image["top"]) == list(CLASSES)
+        assert sum(guess["probability"] for guess in image["top"]) == pytest.approx(1)
+        assert f"{image['top'][0]['probability']:.6f}" == row["probability1"]
+
+
+def test_a_pattern_and_a_single_image(make_checkpoint, pictures, tmp_path, capsys):
+    path = make_checkpoint()
+    assert main(predict_words(path, f"{pictures}/**/[03].jpg", tmp_path)) == 0
+    assert "2 images, 0 skipped" in capsys.readouterr().out
+    before = (tmp_path / "out/predictions.csv").read_bytes()
+    assert main(predict_words(path, pictures / "0.jpg", tmp_path)) == 0
+    assert "1 images, 0 skipped" in capsys.readouterr().out
+    assert (tmp_path / "out/predictions.old-1.csv").read_bytes() == before
+
+
+def test_no_image_at_all_is_an_error_and_writes_nothing(make_checkpoint, pictures, tmp_path, capsys):
+    assert main(predict_words(make_checkpoint(), pictures / "note.jpg", tmp_path)) == 1
+    assert "no image could be used" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_from_python_a_bad_image_raises(make_checkpoint, pictures):
+    classifier = load_classifier(make_checkpoint(), gpu_id="cpu")
+    (prediction,) = classifier.predict(pictures / "0.jpg")
+    assert prediction.classes[0] in CLASSES
+    with pytest.raises(DataError, match=r"note\.jpg: not an image"):
+        classifier.predict([pictures / "0.jpg", pictures / "note.jpg"])
+
+
+@pytest.fixture
+def released(tmp_path) -> Path:
+    """A checkpoint that holds weights alone."""
+    torch.save({"model": build_network("mobilenet_v2", 3).state_dict()}, tmp_path / "released.pth")
+    return tmp_path / "released.pth"
+
+
+def test_a_released_checkpoint_needs_its_networks_name(released, pictures, tmp_path, capsys):
+    command = predict_words(released, pictures / "0.jpg", tmp_path)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "base_model_name=<name>" in error
+    assert error.count("\n") == 1
+    assert main([*command, "base_model_name=mobilenet_v2"]) == 0
+    numbered = json.loads((tmp_path / "out/predictions.json").read_text())["images"][0]["top"]
+    assert sorted(guess["class"] for guess in numbered) == ["0", "1", "2"]
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    assert main([*command, "base_model_name=mobilenet_v2", f"classes_file={tmp_path / 'classes.txt'}"]) == 0
+    named = json.loads((tmp_path / "out/predictions.json").read_text())["images"][0]["top"]
+    assert [guess["class"] for guess in named] == [CLASSES[int(guess["class"])] for guess in numbered]
+    (tmp_path / "classes.txt").write_text("one\ntwo")
+    assert main([*command, "base_model_name=mobilenet_v2", f"classes_file={tmp_path / 'classes.txt'}"]) == 1
+    assert "its head has 3 classes; 2 names are given" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_its_name(make_checkpoint, pictures, tmp_path):
+    run = tmp_path / "runs" / "mine" / "check_point"
+    run.mkdir(parents=True)
+    shutil.move(make_checkpoint(), run / "best.pth")
+    assert load_classifier("mine", outpath=str(tmp_path / "runs"), gpu_id="cpu").classes == CLASSES
