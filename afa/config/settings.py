@@ -227,6 +227,12 @@ class RunSettings:
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
     )
+    quiet: bool = setting(
+        "quiet",
+        "nothing on the terminal but errors; all of it is in experiment.log",
+        default=False,
+        changes_result=False,
+    )
     checkpoint_every: str = setting(
         "checkpoint_every",
         "beside every epoch's end, when last.pth is written: <n> steps or <n> minutes",

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from afa.config.layout import RESULT
 from afa.config.settings import Settings
 from afa.method.catalogue import METHODS
 from afa.report.charts import HEIGHT, WIDTH, stage_charts
@@ -18,7 +19,6 @@ from afa.report.pictures import thumbnail
 from afa.report.record import RunRecord, StageRecord, read_run
 from afa.results.figures import format_seconds
 from afa.results.records import write_text
-from afa.training.algorithm import RESULT
 
 REPORT = "report.html"
 _PAIRS = 8  # of classes that are confused, and examples of each
@@ -38,7 +38,9 @@ def report_on(settings: Settings) -> None:
     folder = Path(settings.run.outpath) / settings.run_name
     path = folder / REPORT
     if settings.run.report and not (path.exists() and path.stat().st_mtime >= (folder / RESULT).stat().st_mtime):
-        print(f"report: {write_report(folder)}")
+        written = write_report(folder)
+        if not settings.run.quiet:
+            print(f"report: {written}")
 
 
 def write_report(folder: Path) -> Path:

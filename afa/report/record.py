@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from afa.config.hocon import load_settings
-from afa.config.layout import LAST, stage_folder
+from afa.config.layout import LAST, RESULT, SETTINGS, stage_folder
 from afa.config.settings import Settings
 from afa.errors import CheckpointError
 from afa.results.figures import Row, StageResult
 from afa.results.records import read_json
-from afa.training.algorithm import RESULT, SETTINGS
 from afa.training.checkpoint import load_checkpoint
 
 

@@ -41,7 +41,7 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None
     with claim_folder(folder), Signals() as signals:
         finished = _open(folder, settings)
-        journal = Journal(folder / "experiment.log", between=signals.raise_if_ending)
+        journal = Journal(folder / "experiment.log", between=signals.raise_if_ending, quiet=settings.run.quiet)
         for line in (f"the run that was there is now {moved}" if moved else "", note):
             if line:
                 journal.say(line)

@@ -114,7 +114,7 @@ def estimate(settings: Settings, *, say: Say = lambda text: None) -> Estimate:
         if line:
             say(line)
     with Signals() as signals:
-        journal = Journal(Path(os.devnull), between=signals.raise_if_ending)
+        journal = Journal(Path(os.devnull), between=signals.raise_if_ending, quiet=settings.run.quiet)
         if settings.run.mode == "eval":
             return _estimate_evaluation(settings, device, journal, say)
         return _estimate_training(settings, folder, device, journal, signals, say)

@@ -117,14 +117,16 @@ class StageRun:
         learner.objective.set_progress(state.epoch / job.epochs)
         where = f"{job.title} epoch {state.epoch + 1}/{job.epochs}"
         started, seen = time.monotonic(), 0
-        with self.journal.progress(where, len(loader.folder), done=state.step * job.batch_size) as bar:
+        images = len(loader.folder)
+        later = images * (job.epochs - state.epoch - 1)
+        with self.journal.progress(where, images, done=state.step * job.batch_size, later=later) as bar:
 
             def after_step(batch: Batch, step: Step) -> None:
                 nonlocal seen
                 state.step, seen = state.step + 1, seen + len(batch.labels)
                 self._finite.look(step.figures, lambda: self._describe(batch, where, rate))
                 if state.step % job.print_freq == 0 or state.step == len(loader):
-                    text = step.describe()
+                    text = f"{step.describe()}, train top-1 {state.sums.figures().top1:.2f} %"
                     bar.show(text)
                     speed = seen / (time.monotonic() - started)
                     self.journal.note(f"{where} step {state.step}/{len(loader)}: {text}, {speed:.1f} images/s")
