@@ -1,0 +1,78 @@
+"""The attention shown is the one that trained: its own modules, on the source that it read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from afa.command_line import main
+from afa.config.hocon import load_settings
+from afa.errors import CheckpointError
+from afa.inference.attention_maps import attention_maps, centre_views
+from afa.inference.classifier import load_classifier
+from afa.training.checkpoint import load_checkpoint
+from afa.training.setup import Start, build_learner, source_start
+from tests.conftest import CLASSES, ROOT
+
+AFA = str(ROOT / "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon")
+
+
+@pytest.fixture(scope="module")
+def runs(words_for, tmp_path_factory) -> Path:
+    """Two runs of two stages, ``afa`` and ``kept``, and one of L2, ``l2``."""
+    words = words_for(tmp_path_factory.mktemp("attention"))
+    assert main([AFA, *words, "exp_id=afa"]) == 0
+    assert main([AFA, *words, "exp_id=kept", "second_stage.keep_source=true"]) == 0
+    assert main([str(ROOT / "tests/tiny.hocon"), *words, "reg_type=l2", "exp_id=l2", "max_iter=3"]) == 0
+    return Path(words[2].removeprefix("outpath="))
+
+
+def images(data_dir: Path) -> list[Path]:
+    return sorted((data_dir / "tiny/test").glob("*/*.png"))[:3]
+
+
+@pytest.mark.parametrize(
+    ("run", "stage", "kind", "source"),
+    [("afa", 1, "spatial", None), ("afa", 2, "channel", "afa/stage_1"), ("kept", 2, "channel", None)],
+)
+def test_it_is_that_of_the_stage(runs, data_dir, run, stage, kind, source):
+    path = runs / run / f"stage_{stage}/check_point/best.pth"
+    classifier = load_classifier(path, gpu_id="cpu")
+    found = attention_maps(classifier, images(data_dir))
+    settings = load_settings(runs / run / "settings.log")
+    start = source_start(settings.backbone)
+    if source:
+        start = Start(load_checkpoint(runs / source / "check_point/best.pth").model, source, with_head=False)
+    learner = build_learner(
+        settings.backbone,
+        settings.stages[stage - 1],
+        start=start,
+        num_classes=len(CLASSES),
+        image_size=32,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+    learner.objective.load_state_dict(load_checkpoint(path).attention)
+    _, views = centre_views(classifier, images(data_dir))
+    maps = learner.source(views)
+    attentions = learner.objective.terms[0].attentions
+    assert [one.layer for one in found] == list(learner.target.aligned_layers)
+    for one, attend, source_map in zip(found, attentions, maps, strict=True):
+        assert one.kind == kind
+        assert torch.equal(one.weights.flatten(1), attend(source_map))
+        assert torch.allclose(one.weights.flatten(1).sum(dim=1), torch.ones(3))
+        assert one.weights.shape[1:] == (source_map.shape[2:] if kind == "spatial" else source_map.shape[1:2])
+
+
+def test_a_method_without_attention_has_none(runs, data_dir):
+    assert attention_maps(load_classifier(runs / "l2", gpu_id="cpu"), images(data_dir)) == []
+
+
+def test_a_stage_whose_source_is_gone_is_one_line(runs, data_dir):
+    first = runs / "afa/stage_1/check_point/best.pth"
+    first.rename(first.with_suffix(".away"))
+    try:
+        with pytest.raises(CheckpointError, match=r"stage_1/check_point/best.pth: no such file"):
+            attention_maps(load_classifier(runs / "afa", gpu_id="cpu"), images(data_dir))
+    finally:
+        first.with_suffix(".away").rename(first)
