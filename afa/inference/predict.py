@@ -73,7 +73,7 @@ def read_classes(file: str) -> list[str]:
 def _classify(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> tuple[list[Prediction], list[str]]:
     predictions: list[Prediction] = []
     bad: list[str] = []
-    with Progress("predicting", len(paths), 0, "images", lambda: None) as bar:
+    with Progress("predicting", len(paths)) as bar:
         for part in classifier.logits(paths, batch_size):
             predictions += classifier.name(part.paths, part.logits)
             bad += part.bad
