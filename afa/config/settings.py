@@ -233,6 +233,12 @@ class RunSettings:
         default=False,
         changes_result=False,
     )
+    test_every: int = setting(
+        "test_every",
+        "epochs between two scorings of the test or held-out images; the last epoch is always scored",
+        default=1,
+        low=1,
+    )
     checkpoint_every: str = setting(
         "checkpoint_every",
         "beside every epoch's end, when last.pth is written: <n> steps or <n> minutes",

@@ -14,6 +14,14 @@ def do_grid(grid: Grid) -> int:
     Raises:
         StoppedError: a signal came; what the run at work had done is saved.
     """
+    if grid.options.mode == "report":
+        from afa.grid.report import write_report
+
+        write_report(grid)
+        return 0
+    if grid.grid.kind == "parameters":
+        print("there is nothing to train; mode=report counts the parameters")
+        return 0
     cells = shard(grid.cells, grid.options.shard)
     return list_runs(cells) if grid.options.dry_run else train(cells)
 

@@ -11,7 +11,8 @@ from afa.config.grid import Cell
 from afa.config.hocon import format_settings, load_settings
 from afa.config.layout import RESULT, SETTINGS
 from afa.config.settings import Settings, differences
-from afa.errors import ConfigError
+from afa.errors import AFAError
+from afa.method.catalogue import METHODS
 from afa.results.figures import StageResult
 
 
@@ -25,13 +26,18 @@ class State(StrEnum):
 
 
 class Run(NamedTuple):
-    """A cell and what its folder holds; ``stages`` of a run that is done, ``problem`` of one that is broken."""
+    """A cell and what its folder holds.
+
+    ``stages``, ``data`` and ``alphas`` (of each stage that has one, as trained with) of a run that is done;
+    ``problem`` of one that is broken.
+    """
 
     cell: Cell
     state: State
     stages: tuple[StageResult, ...] = ()
     data: dict[str, Any] | None = None
     problem: str = ""
+    alphas: str = ""
 
 
 def read_run(cell: Cell) -> Run:
@@ -39,9 +45,10 @@ def read_run(cell: Cell) -> Run:
     folder = cell.folder
     if not (folder / SETTINGS).exists():
         return Run(cell, State.MISSING)
-    different = _differences(folder / SETTINGS, cell)
-    if different:
-        return Run(cell, State.BROKEN, problem=f"{folder}: {different}")
+    try:
+        made_with = _made_with(folder / SETTINGS, cell)
+    except AFAError as error:
+        return Run(cell, State.BROKEN, problem=f"{folder}: {' '.join(error.lines)}")
     path = folder / RESULT
     if not path.exists():
         return Run(cell, State.PARTIAL)
@@ -54,22 +61,27 @@ def read_run(cell: Cell) -> Run:
         return Run(cell, State.BROKEN, problem=f"{path}: altered or torn; remove it and run the grid again")
     if not stages or not finite:
         return Run(cell, State.BROKEN, problem=f"{path}: accuracies that are not finite")
-    return Run(cell, State.DONE, stages, data)
+    alphas = [stage.alpha for stage in made_with.stages if METHODS[stage.method].needs_alpha]
+    return Run(cell, State.DONE, stages, data, alphas=" / ".join(f"{alpha:g}" for alpha in alphas))
 
 
-def _differences(path: Path, cell: Cell) -> str:
-    """What tells the run in the folder from the grid's; empty where they are the same."""
+def _made_with(path: Path, cell: Cell) -> Settings:
+    """The settings of the run in the folder.
+
+    Raises:
+        AFAError: they cannot be read, or differ from those of the grid.
+    """
     wanted = cell.settings()
     try:
         if path.read_text(encoding="utf-8") == format_settings(wanted):
-            return ""  # reading a config takes a tenth of a second, and a table has hundreds
-        found = load_settings(path)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        return f"its {path.name} cannot be read: {error}"
-    if cell.is_searched:
-        wanted = _as_chosen(wanted, found)
-    different = differences(found, wanted)
-    return f"made with other settings ({'; '.join(different)})" if different else ""
+            return wanted  # reading a config takes a tenth of a second, and a table has hundreds
+    except (OSError, UnicodeDecodeError):
+        raise AFAError(f"its {path.name} cannot be read") from None
+    found = load_settings(path)
+    different = differences(found, _as_chosen(wanted, found) if cell.is_searched else wanted)
+    if different:
+        raise AFAError(f"made with other settings ({'; '.join(different)})")
+    return found
 
 
 def _as_chosen(wanted: Settings, found: Settings) -> Settings:

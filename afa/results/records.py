@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -147,8 +148,9 @@ class Scalars:
         for group, names in groups.items():
             for name in names:
                 self._writer.add_scalar(f"{group}/{name}", row[name], row["epoch"])
-        self._writer.add_scalar(f"accuracy/{selected_on}_top1", row["top1"], row["epoch"])
-        self._writer.add_scalar(f"loss/{selected_on}_cross_entropy", row["loss"], row["epoch"])
+        if not math.isnan(row["top1"]):  # else the epoch was not scored
+            self._writer.add_scalar(f"accuracy/{selected_on}_top1", row["top1"], row["epoch"])
+            self._writer.add_scalar(f"loss/{selected_on}_cross_entropy", row["loss"], row["epoch"])
         for name in (name for name in row if name.startswith("entropy_")):
             self._writer.add_scalar(f"attention_entropy/{name.removeprefix('entropy_')}", row[name], row["epoch"])
         self._writer.flush()

@@ -155,6 +155,7 @@ def stage_job(
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         print_freq=settings.run.print_freq,
+        test_every=settings.run.test_every,
         checkpoint_every=settings.run.checkpoint_every,
         device=device,
         folder=stage_folder(folder, repeat=repeat, repeats=repeats, stage=index + 1, stages=stages),

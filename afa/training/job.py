@@ -33,6 +33,7 @@ class StageJob:
     batch_size: int
     num_workers: int
     print_freq: int
+    test_every: int
     checkpoint_every: str
     device: torch.device
     folder: Path

@@ -1,5 +1,6 @@
 """What a stage costs, measured on a few of its real steps, test batches and checkpoints."""
 
+import math
 import resource
 import sys
 import time
@@ -131,13 +132,14 @@ def measure_stage(job: StageJob, journal: Journal, signals: Signals) -> tuple[St
 def _add_up(job: StageJob, training: float, scoring: float, saving: float) -> StageEstimate:
     """Seconds an image trained on, seconds an image scored, seconds an epoch's checkpoints -> the stage's."""
     train, monitor, test = (len(split.folder) for split in (job.splits.train, job.splits.monitor, job.splits.test))
+    scored = math.ceil(job.epochs / job.test_every)
     last, best = ((job.folder / name).stat().st_size for name in (LAST, BEST))
     return StageEstimate(
         title=job.title,
         epochs=job.epochs,
         images_per_second=1 / training,
         # Both kept checkpoints are scored on the test images at the end.
-        seconds=job.epochs * (train * training + monitor * scoring + saving) + 2 * test * scoring,
+        seconds=job.epochs * (train * training + saving) + (scored * monitor + 2 * test) * scoring,
         disk_bytes=2 * last + best + test * _PREDICTION_BYTES,  # last.pth and the one before it
         spare_bytes=last,
         memory_bytes=peak_memory(),

@@ -1,5 +1,6 @@
 """One stage of Algorithm 1: train for its epochs, score each, keep the best and the last."""
 
+import math
 import statistics
 import time
 
@@ -91,9 +92,10 @@ class StageRun:
         """Train the epoch begun to its end, score it, say so, and save."""
         state, started = self.state, time.monotonic()
         row = self._train_epoch(loader)
-        _, figures = self._predict(self.learner.target, self.job.splits.monitor)
-        row |= figures._asdict()
-        is_best = row["top1"] > max((earlier["top1"] for earlier in state.history), default=-1.0)
+        row |= self._score(row["epoch"])
+        is_best = row["top1"] > max(
+            (earlier["top1"] for earlier in state.history if not math.isnan(earlier["top1"])), default=-1.0
+        )
         state.history.append(row)
         state.step, state.sums = 0, TrainSums(len(self.learner.objective.attention_names), self.job.device)
         state.seconds += time.monotonic() - started
@@ -106,6 +108,13 @@ class StageRun:
             self._check_weights()
             save_best(self.job, self.learner, state)
         self._save()
+
+    def _score(self, epoch: float) -> Row:
+        """Figures of the monitored images after an epoch; not numbers where ``test_every`` passes it over."""
+        if epoch % self.job.test_every and epoch < self.job.epochs:
+            return dict.fromkeys(TestFigures._fields, math.nan)
+        _, figures = self._predict(self.learner.target, self.job.splits.monitor)
+        return figures._asdict()
 
     def _train_epoch(self, loader: TrainLoader) -> Row:
         """Train the rest of the epoch begun and return its figures."""
@@ -194,10 +203,11 @@ class StageRun:
                 )
 
     def _epoch_line(self, row: Row, is_best: bool) -> str:
+        scored = f"{self.job.splits.selected_on} top-1 {row['top1']:.2f} %{' (best)' if is_best else ''}, "
         return (
             f"{self.job.title} epoch {row['epoch']}/{self.job.epochs}: classification {row['classification']:.3f}, "
             f"alignment {row['alignment']:.4g}, train top-1 {row['train_top1']:.2f} %, "
-            f"{self.job.splits.selected_on} top-1 {row['top1']:.2f} %{' (best)' if is_best else ''}, "
+            f"{'' if math.isnan(row['top1']) else scored}"
             f"{row['images_per_second']:.0f} images/s"
         )
 
