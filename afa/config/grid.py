@@ -54,6 +54,9 @@ class GridOptions:
     dry_run: bool = setting("dry_run", "only list the runs", default=False)
 
 
+OPTIONS = frozenset(f.metadata["key"] for f in fields(GridOptions))
+
+
 class Cell(NamedTuple):
     """One run of a grid: seed number ``seed``, counted from 1, of a network, a data set and a method.
 
@@ -126,12 +129,11 @@ def build_grid(values: Values, settle: Settle, *, name: str) -> tuple[Grid | Non
         return None, [Problem(GRID, f"expected a block {{ ... }}, got {block!r}")]
     axes = {key: value for key, value in block.items() if key != "define"}
     grid = _section(GridSettings, axes, f"{GRID}.", problems)
-    own = {f.metadata["key"] for f in fields(GridOptions)}
-    options = _section(GridOptions, {key: value for key, value in values.items() if key in own}, "", problems)
+    options = _section(GridOptions, {key: value for key, value in values.items() if key in OPTIONS}, "", problems)
     if grid is None or options is None:
         return None, problems
     define = _definitions(block.get("define", {}), grid, problems)
-    base = {key: value for key, value in values.items() if key not in (GRID, *own)}
+    base = {key: value for key, value in values.items() if key not in (GRID, *OPTIONS)}
     if not _is_part(options.shard):
         problems.append(Problem("shard", f"'{options.shard}' is not right: k/n with k from 1 to n"))
     grid = replace(grid, name=grid.name or name)
@@ -242,7 +244,8 @@ def _cell_settings(base: Values, layers: Sequence[_Layer], settle: Settle) -> tu
         if not isinstance(layer.values, Mapping):
             return None, [Problem(layer.place.rstrip("."), f"expected a block {{ ... }}, got {layer.values!r}")]
         merged = _overlay(merged, layer.values)
-    settings, found = build_settings(settle(merged))
+    settled = {key: value for key, value in settle(merged).items() if key not in OPTIONS}
+    settings, found = build_settings(settled)
     return settings, [problem._replace(key=_place(problem.key, layers)) for problem in found]
 
 

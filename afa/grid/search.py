@@ -11,7 +11,6 @@ from typing import Any
 
 from afa.config.settings import Settings
 from afa.errors import AFAError, NotFiniteError
-from afa.method.catalogue import METHODS
 from afa.results.figures import Spread, format_table, spread
 from afa.results.records import move_aside, write_json
 from afa.training import algorithm
@@ -55,7 +54,7 @@ def choose_alphas(settings: Settings, folder: Path) -> Settings:
         if not finite:
             raise AFAError(f"search.alpha: no value of {list(figures)} ended with finite losses; try smaller ones")
         best = max(finite, key=lambda alpha: finite[alpha].mean)
-        outcomes.append(_outcome(index, METHODS[stage.method].label, figures, best))
+        outcomes.append(_outcome(index, stage.label, figures, best))
         chosen = replace(stage, alpha=best, search_alpha=())
         settings = replace(settings, stages=(*settings.stages[:index], chosen, *settings.stages[index + 1 :]))
     fraction = settings.data.validation_fraction or HELD_OUT
