@@ -5,13 +5,39 @@ The paper's equations leave the factors HW, C, 1/2 and 1/B out. Every published 
 means something only with them, so the form here is that of the authors' release.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+class _SquaredDistance(Function):
+    """Sum of d^2 over ``dims`` of (B, C, H, W), differentiable by the target alone: the source is frozen.
+
+    Written out, as autograd would keep d and d^2 and make two more maps on its way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, target: Tensor, dims: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(source, target)
+        return (target - source).square_().sum(dims, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        source, target = ctx.saved_tensors
+        return None, (target - source).mul_(2 * gradient), None
+
+
+def _squared_distance(source: Tensor, target: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return _SquaredDistance.apply(source, target, dims)
 
 
 def feature_map_alignment(source: Tensor, target: Tensor) -> Tensor:
     """1/2 ||d||^2, summed over the batch (eq. 3: DFA)."""
-    return (target - source).square().sum() / 2
+    return _squared_distance(source, target, (0, 1, 2, 3)).sum() / 2
 
 
 def spatial_alignment(source: Tensor, target: Tensor, attention: Tensor) -> Tensor:
@@ -20,7 +46,7 @@ def spatial_alignment(source: Tensor, target: Tensor, attention: Tensor) -> Tens
     The weight stands inside the norm, so it is squared.
     """
     batch, positions = attention.shape
-    distance = (target - source).square().sum(dim=1).flatten(1)  # (B, H*W)
+    distance = _squared_distance(source, target, (1,)).flatten(1)  # (B, H*W)
     return ((positions * attention).square() * distance).sum() / (2 * batch)
 
 
@@ -31,7 +57,7 @@ def channel_alignment(source: Tensor, target: Tensor, attention: Tensor) -> Tens
     the channel that differs least. Its entropy is logged for that reason.
     """
     batch, channels = attention.shape
-    distance = (target - source).square().sum(dim=(2, 3))  # (B, C)
+    distance = _squared_distance(source, target, (2, 3)).flatten(1)  # (B, C)
     return channels * (attention * distance).sum() / (2 * batch)
 
 
@@ -41,7 +67,7 @@ def delta_alignment(source: Tensor, target: Tensor, channel_weights: Tensor) -> 
     ``channel_weights`` w is (C,), fixed, and sums to 1.
     """
     channels, height, width = source.shape[1:]
-    distance = (target - source).square().sum(dim=(2, 3))  # (B, C)
+    distance = _squared_distance(source, target, (2, 3)).flatten(1)  # (B, C)
     return channels * (channel_weights * distance).sum() / (2 * height * width)
 
 
