@@ -73,7 +73,8 @@ def format_settings(settings: Settings) -> str:
     for name, stage in zip(STAGE_NAMES, settings.stages, strict=False):
         lines = _assignments(stage)
         parts += ["", f"{name} {{", *(f"  {line}" for line in lines), "}"] if nested else ["", "# stage", *lines]
-    return "\n".join([*parts, "", "# run", *_assignments(settings.run), ""])
+    parts += ["", "# compute", *_assignments(settings.compute), "", "# run", *_assignments(settings.run), ""]
+    return "\n".join(parts)
 
 
 def _assignments(section: Any) -> list[str]:

@@ -16,6 +16,7 @@ from afa.config.settings import (
     STAGE_KEYS,
     STAGE_NAMES,
     BackboneSettings,
+    ComputeSettings,
     DataSettings,
     RunSettings,
     Settings,
@@ -78,9 +79,13 @@ def build_settings(
     if not checked.get("image_size"):
         backbone = BACKBONES.get(checked["base_model_name"])
         checked["image_size"] = backbone.image_size if backbone else 224
-    sections = [_freeze(section, checked) for section in (DataSettings, BackboneSettings, RunSettings)]
-    data, backbone_settings, run = sections
-    return Settings(data, backbone_settings, tuple(_freeze(StageSettings, stage) for stage in stages), run), []
+    return Settings(
+        data=_freeze(DataSettings, checked),
+        backbone=_freeze(BackboneSettings, checked),
+        stages=tuple(_freeze(StageSettings, stage) for stage in stages),
+        run=_freeze(RunSettings, checked),
+        compute=_freeze(ComputeSettings, checked),
+    ), []
 
 
 def _expand_recipe(values: Mapping[str, Any], problems: list[Problem]) -> Mapping[str, Any]:

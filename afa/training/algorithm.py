@@ -148,6 +148,7 @@ def stage_job(
     return StageJob(
         stage=stage,
         backbone=settings.backbone,
+        compute=settings.compute,
         preprocessing=images.preprocessing,
         splits=images.splits(repeat),
         start=start,

@@ -1,6 +1,5 @@
 """One step, one epoch, one pass over a test set. Returns numbers, prints nothing, knows no config, opens no file."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import SGD
 
 from afa.data.loaders import Batch, TestBatch
@@ -50,14 +49,15 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
 
     With ``grad_clip`` above 0, a gradient whose norm over all trained parameters is larger is scaled down to it.
     """
-    images = images.contiguous()
     source_maps = learner.source(images) if learner.source else []
     logits, target_maps = learner.target(images)
     losses = learner.objective(logits, labels, source_maps, target_maps)
     learner.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
-    norm = clip_grad_norm_(trained, learner.grad_clip or math.inf)
+    norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+    if learner.grad_clip:
+        clip_grads_with_norm_(trained, learner.grad_clip, norm)
     learner.optimizer.step()
     return Step(Losses(*(value.detach() for value in losses)), logits.detach(), norm.detach())
 
@@ -110,8 +110,11 @@ def train_one_epoch(
         after_step(batch, step)
 
 
-CPU_VIEWS = 8
-"""Views a forward pass on the CPU, where more are no faster; on a card it is the loader's whole batch."""
+CPU_VIEWS = 16
+"""Views a forward pass on the CPU, where more are no faster; on a card it is the loader's whole batch.
+
+With fewer, and a single thread, torch does not use oneDNN for convolutions of one pixel.
+"""
 
 
 @torch.inference_mode()
@@ -119,18 +122,18 @@ def predict(
     target: FeatureNetwork, batches: Iterable[TestBatch], after_batch: Callable[[int], None] = lambda size: None
 ) -> tuple[Tensor, Tensor]:
     """(N, K) logits, averaged over an image's views, and (N,) labels, both on the CPU, in the batches' order."""
-    target.eval()
+    network = target.evaluator()
     logits, labels = [], []
     for batch in batches:
         on_cpu = batch.views.device.type == "cpu"
-        views = _forward(target, batch.views, CPU_VIEWS if on_cpu else batch.full_size)
+        views = _forward(network, batch.views, CPU_VIEWS if on_cpu else batch.full_size)
         logits.append(views.unflatten(0, (-1, batch.views_per_image)).mean(dim=1).float().cpu())
         labels.append(batch.labels.cpu())
         after_batch(len(batch.labels))
     return torch.cat(logits), torch.cat(labels)
 
 
-def _forward(target: FeatureNetwork, views: Tensor, size: int) -> Tensor:
+def _forward(network: Callable[[Tensor], Tensor], views: Tensor, size: int) -> Tensor:
     """Logits of (V, 3, S, S) views in passes of one shape, the last filled up with copies.
 
     Libraries choose their kernels by the number of images, and the kernel decides a logit's last bits. In passes
@@ -140,7 +143,7 @@ def _forward(target: FeatureNetwork, views: Tensor, size: int) -> Tensor:
     for part in views.split(size):
         filled = torch.empty_like(part[:1].expand(size, -1, -1, -1), memory_format=torch.channels_last)
         filled[: len(part)], filled[len(part) :] = part, part[:1]
-        logits.append(target(filled)[0][: len(part)])
+        logits.append(network(filled)[: len(part)])
     return torch.cat(logits)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from afa.config.settings import BackboneSettings, StageSettings
+from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
 from afa.training.optim import count_epochs
@@ -26,6 +26,7 @@ class StageJob:
 
     stage: StageSettings
     backbone: BackboneSettings
+    compute: ComputeSettings
     preprocessing: Preprocessing
     splits: Splits
     start: Start

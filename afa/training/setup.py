@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from afa.config.settings import BackboneSettings, StageSettings
+from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.errors import CheckpointError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective, what_is_read
@@ -20,6 +20,8 @@ from afa.networks.weights import load_state
 from afa.training.checkpoint import Checkpoint
 from afa.training.engine import Learner
 from afa.training.optim import build_optimizer
+
+_DEFAULTS = ComputeSettings()
 
 
 class Start(NamedTuple):
@@ -71,6 +73,7 @@ def build_learner(
     device: torch.device,
     source_from: Start | None = None,
     fixed_weights: Sequence[Tensor] = (),
+    compute: ComputeSettings = _DEFAULTS,
 ) -> Learner:
     """Everything a stage trains, on ``device``, as a function of the settings, ``seed`` and the weights given.
 
@@ -85,13 +88,14 @@ def build_learner(
     torch.manual_seed(seed)
     method = METHODS[stage.method]
     layers = aligned_layers(backbone)
+    memory_format = torch.channels_last if compute.channels_last else torch.contiguous_format
     network = build_network(backbone.name, num_classes)
     if start.with_head:
         load_state(network, start.state, start.origin)
     else:
         load_backbone(network, start.state, start.origin)
     reads = what_is_read(method)
-    target = FeatureNetwork(network, layers, with_head_input="old_head" in reads).to(device)
+    target = FeatureNetwork(network, layers, memory_format, with_head_input="old_head" in reads).to(device)
     if not method.trains_backbone:
         target.freeze_backbone()
     source_from = source_from or start
@@ -113,12 +117,21 @@ def build_learner(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay
     )
     return Learner(
-        target, build_source(backbone, source_from, reads, device), objective, optimizer, device, stage.grad_clip
+        target,
+        build_source(backbone, source_from, reads, device, memory_format),
+        objective,
+        optimizer,
+        device,
+        stage.grad_clip,
     )
 
 
 def build_source(
-    backbone: BackboneSettings, start: Start, reads: Collection[str], device: torch.device
+    backbone: BackboneSettings,
+    start: Start,
+    reads: Collection[str],
+    device: torch.device,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> FrozenSource | None:
     """The frozen network with the start's weights, as far as it is read; draws nothing from the global generator."""
     if not {"maps", "old_head"} & set(reads):
@@ -132,7 +145,7 @@ def build_source(
             load_state(network, start.state, start.origin)
         else:
             load_backbone(network, start.state, start.origin)
-    return FrozenSource(network, layers, device)
+    return FrozenSource(network, layers, device, memory_format)
 
 
 def build_target(

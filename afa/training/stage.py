@@ -50,6 +50,7 @@ class StageRun:
             device=job.device,
             source_from=job.source_from,
             fixed_weights=job.fixed_weights,
+            compute=job.compute,
         )
         _check_last_batch(job, self.learner)
         self.state = restore_state(job, self.learner, journal)
