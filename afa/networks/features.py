@@ -21,6 +21,7 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 
 from afa.errors import ConfigError
 from afa.method.term import MapShape
+from afa.networks.activations import make_lean
 from afa.networks.build import head_name
 from afa.networks.folding import fold_batch_norms
 
@@ -77,7 +78,7 @@ class FeatureNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_layers(network, aligned_layers)
-        self.network = network.to(memory_format=memory_format)
+        self.network = make_lean(network).to(memory_format=memory_format)
         self.memory_format = memory_format
         self.aligned_layers = tuple(aligned_layers)
         self._outputs = [*aligned_layers, *[HEAD_INPUT] * with_head_input]
