@@ -12,8 +12,8 @@ FLOORS = {
     "data": {"data", "errors"},
     "results": {"results", "errors"},
     "config": {"config", "method", "networks", "errors"},
-    "report": {"report", "training", "config", "results", "data", "networks", "method", "errors"},
-    "grid": {"grid", "training", "config", "results", "data", "networks", "method", "errors"},
+    "report": {"report", "inference", "training", "config", "results", "data", "networks", "method", "errors"},
+    "grid": {"grid", "report", "training", "config", "results", "data", "networks", "method", "errors"},
     "training": {"training", "config", "results", "data", "networks", "method", "errors"},
     "inference": {"inference", "training", "config", "results", "data", "networks", "method", "errors"},
 }

@@ -36,6 +36,22 @@ class PredictSettings:
     gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0")
 
 
+@dataclass(frozen=True)
+class VisualizeSettings:
+    """``mode=visualize``: pictures of what a trained stage looks at and gets wrong."""
+
+    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT)
+    compare: tuple[str, ...] = setting(
+        "compare", 'further checkpoints, whose activations are shown beside it: \'["run_l2", "run_delta"]\'', default=()
+    )
+    input: str = setting("input", "images, as in mode=predict; empty: test images of its data set", default="")
+    images: int = setting("images", "how many of them are shown", default=4, low=1, high=64)
+    output: str = setting("output", "folder for the PNG files and for tensorboard/", default="visualized")
+    base_model_name: str = setting("base_model_name", _BACKBONE, default="")
+    outpath: str = setting("outpath", _OUTPATH, default="runs")
+    gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0")
+
+
 class Task(NamedTuple):
     """One thing to do.
 
@@ -79,6 +95,15 @@ def _check_predict(checked: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def _check_visualize(checked: Mapping[str, Any]) -> list[Problem]:
+    problems = _check_predict(checked)
+    for name in checked.get("compare", ()):
+        problems += [
+            problem._replace(key="compare") for problem in check_checkpoint({**checked, "pre_trained_path": name})
+        ]
+    return problems
+
+
 TASKS: dict[str, Task] = {
     "predict": Task(
         PredictSettings,
@@ -86,6 +111,13 @@ TASKS: dict[str, Task] = {
         _check_predict,
         "mode=predict pre_trained_path=best.pth input=photo.jpg",
         "the five likeliest classes of an image, a folder or a pattern; also as CSV and JSON",
+    ),
+    "visualize": Task(
+        VisualizeSettings,
+        "afa.report.visualize:visualize",
+        _check_visualize,
+        "mode=visualize pre_trained_path=runs/demo",
+        "PNG files of a checkpoint: attention, activations, confusions, curves",
     ),
 }
 """Value of ``mode`` -> the task; ``prepare`` is chosen by the key of that name."""

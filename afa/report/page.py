@@ -2,20 +2,24 @@
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from afa.config.layout import RESULT
+from afa.config.layout import BEST, RESULT
 from afa.config.settings import Settings
+from afa.errors import AFAError
+from afa.inference.attention_maps import attention_to, centre_views
+from afa.inference.classifier import load_classifier
 from afa.method.catalogue import METHODS
+from afa.report.attention import attention_rows
 from afa.report.charts import HEIGHT, WIDTH, stage_charts
 from afa.report.confusion import Confusion, Pair, read_predictions
 from afa.report.matrix import draw_matrix
-from afa.report.pictures import thumbnail
+from afa.report.pictures import data_uri, spread, thumbnail
 from afa.report.record import RunRecord, StageRecord, read_run
 from afa.results.figures import format_seconds
 from afa.results.records import write_text
@@ -24,6 +28,11 @@ REPORT = "report.html"
 _PAIRS = 8  # of classes that are confused, and examples of each
 _EXAMPLES = 4
 _SIDE = 128  # pixels of an example
+_IMAGES = 4  # whose attention is shown
+_ATTENTION = {
+    "spatial": "Attention over positions: where it is bright, the target is held to the source (1: uniform)",
+    "channel": "Attention over channels, the largest first; the line is uniform attention, entropy 1",
+}
 _SELECTION = {
     "test": "The best epoch was chosen on the test images themselves, as in the paper: its accuracy is too high by "
     "what choosing gains. The last epoch was not chosen at all.",
@@ -67,6 +76,7 @@ def render(run: RunRecord) -> str:
 
 def _page(run: RunRecord) -> dict[str, Any]:
     confusion = read_predictions(run.last_folder / "predictions.csv")
+    tests = [prediction.path for prediction in confusion.predictions]
     environment = dict(run.result["environment"])
     command = environment.pop("command", "")
     again = f"python main.py {shlex.quote(os.fspath(run.folder / 'settings.log'))} exp_id=again"
@@ -76,7 +86,7 @@ def _page(run: RunRecord) -> dict[str, Any]:
         "headline": _headline(run),
         "selection": _SELECTION.get(run.result["selected_on"], ""),
         "results": _results(run),
-        "stages": [_stage(stages) for stages in zip(*run.repeats, strict=True)],
+        "stages": [_stage(run, stages, tests) for stages in zip(*run.repeats, strict=True)],
         "whose": _whose(run),
         "confusion": draw_matrix(confusion),
         "pairs": [_pair(pair) for pair in confusion.most_confused(_PAIRS)],
@@ -135,19 +145,36 @@ def _result_row(stage: StageRecord) -> list[str]:
     ]
 
 
-def _stage(stages: Iterable[StageRecord]) -> dict[str, Any]:
-    """The curves of a stage over all repeats."""
-    stages = list(stages)
+def _stage(run: RunRecord, stages: Sequence[StageRecord], tests: Sequence[Path]) -> dict[str, Any]:
+    """The curves of a stage over all repeats, and the attention of the first one to a few test images."""
     result = stages[0].result
     histories = [stage.history for stage in stages if stage.history]
-    charts = stage_charts(histories, result.selected_on) if histories else []
+    attention, note = _attention(run, stages[0].folder / BEST, tests)
     return {
         "title": result.method,
-        "start": f"{result.epochs} epochs, from {result.start}"
-        + (f", and {len(stages) - 1} more" if stages[1:] else ""),
-        "charts": charts,
-        "attention": [],
+        "start": f"{result.epochs} epochs, from {result.start}{' (first repeat)' if stages[1:] else ''}",
+        "charts": stage_charts(histories, result.selected_on) if histories else [],
+        "attention": attention,
+        "note": note,
     }
+
+
+def _attention(run: RunRecord, path: Path, tests: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+    """Rows of pictures, and a line where there can be none."""
+    try:
+        classifier = load_classifier(path, gpu_id=run.settings.run.gpu_id)
+        pictures, views = centre_views(classifier, spread(tests, _IMAGES))
+        rows = attention_rows(pictures, attention_to(classifier, views))
+    except AFAError as error:  # images or the stage before are gone: no reason to go without the rest of the page
+        return [], f"No pictures of the attention: {error}."
+    shown = [
+        {
+            "title": _ATTENTION[kind],
+            "rows": [[{"src": data_uri(image, "JPEG"), "caption": said} for image, said in row] for row in of_kind],
+        }
+        for kind, of_kind in rows.items()
+    ]
+    return shown, ""
 
 
 def _whose(run: RunRecord) -> str:

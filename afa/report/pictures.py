@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,12 @@ def thumbnail(path: Path, side: int) -> str | None:
         return None
     image.thumbnail((side, side))
     return data_uri(image, "JPEG")
+
+
+def spread(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most ``count`` of the paths, at even distances: of a folder's images, of as many classes."""
+    count = min(count, len(paths))
+    return [paths[len(paths) * place // count] for place in range(count)]
 
 
 def data_uri(image: Image.Image, kind: str = "PNG") -> str:

@@ -72,6 +72,8 @@ def test_it_says_what_the_run_did_and_holds_no_foreign_markup(report, hostile_da
         assert name in page.text
     for text in ("AST then ACT", "chosen on the test images", "spatial_4", "channel_4", "repeat=2", "torchvision"):
         assert text in page.text
+    captions = re.findall(r"features\.\d+\.conv\.2: ", page.text)
+    assert len(captions) == 2 * 4 * 4  # stages, images, layers
     assert sum(tag == "polyline" for tag, _ in page.tags) == 2 * (2 + 2 + 1 + 1 + 4) * 2
 
 
@@ -85,7 +87,9 @@ def test_it_is_made_again_when_it_is_missing_and_says_which_images_are_gone(comm
         for path in hostile_data.glob("tiny/test/*/*"):
             path.rename(path.with_suffix(".png"))
     assert f"report: {report}" in capsys.readouterr().out
-    assert "no longer there" in Page(report).text
+    text = Page(report).text
+    assert "no longer there" in text
+    assert "No pictures of the attention: " in text
     time = report.stat().st_mtime_ns
     assert main(command) == 0
     assert report.stat().st_mtime_ns == time
