@@ -14,8 +14,18 @@ from typing import Any, NamedTuple
 from afa.config.layout import find_checkpoint, matching
 from afa.config.schema import Problem
 from afa.config.settings import setting
+from afa.data.catalogue import PUBLISHED
 from afa.errors import ConfigError
 
+FROM_FOLDER = "from_folder"
+_OF_ONE = {
+    "images_per_class": ("caltech_256",),
+    "test_fraction": (FROM_FOLDER,),
+    "seed": (FROM_FOLDER,),
+    "target_dataset": (FROM_FOLDER,),
+    "download": tuple(PUBLISHED),
+}
+"""Keys of ``prepare`` that only some of its data sets know."""
 _CHECKPOINT = "checkpoint: a file, a run's folder, or the name of a run under outpath"
 _OUTPATH = "folder that holds the runs, where pre_trained_path names one"
 _BACKBONE = "torchvision's name of the network; only for a released checkpoint, which does not say it"
@@ -50,6 +60,29 @@ class VisualizeSettings:
     base_model_name: str = setting("base_model_name", _BACKBONE, default="")
     outpath: str = setting("outpath", _OUTPATH, default="runs")
     gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0")
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """``prepare=<data set>``: the owner's archives, or a folder of pictures, into training and test images."""
+
+    prepare: str = setting("prepare", "data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
+    archive: str = setting("archive", "folder of the owner's files, or one of them; from_folder: the folder of classes")
+    target_data_dir: str = setting("target_data_dir", "folder that holds the data sets")
+    target_dataset: str = setting(
+        "target_dataset",
+        "from_folder: name of the data set; empty: the folder's",
+        default="",
+        pattern=r"(?!\.)[^/\\]*",
+    )
+    images_per_class: int = setting(
+        "images_per_class", "caltech_256: training images a class, 10 to 60 in the paper", default=30, low=1, high=60
+    )
+    test_fraction: float = setting(
+        "test_fraction", "from_folder: part of each class that is for the test", default=0.2, low=0.01, high=0.9
+    )
+    seed: int = setting("seed", "from_folder: of the choice of test images", default=1, low=0, high=2**31)
+    download: bool = setting("download", "fetch files that are not in archive from their owners", default=False)
 
 
 class Task(NamedTuple):
@@ -104,7 +137,26 @@ def _check_visualize(checked: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def _check_prepare(checked: Mapping[str, Any]) -> list[Problem]:
+    dataset, problems = checked.get("prepare"), []
+    for key, known in _OF_ONE.items():
+        if dataset and key in checked and dataset not in known:
+            problems.append(Problem(key, f"is no setting of prepare={dataset} (of: {', '.join(known)})"))
+    archive = checked.get("archive")
+    if archive and not Path(archive).exists() and not checked.get("download"):
+        problems.append(Problem("archive", f"no such file or folder: {archive}"))
+    return problems
+
+
 TASKS: dict[str, Task] = {
+    "prepare": Task(
+        PrepareSettings,
+        "afa.data.prepare.command:prepare",
+        _check_prepare,
+        "prepare=stanford_dogs archive=/downloads target_data_dir=/data",
+        f"a published data set ({', '.join(PUBLISHED)}), or with {FROM_FOLDER}\n"
+        "      a folder of classes, into training and test images",
+    ),
     "predict": Task(
         PredictSettings,
         "afa.inference.predict:predict_files",

@@ -1,0 +1,119 @@
+"""READERS: one reader a data set, from the owner's unpacked files to the images of each split (SPEC section 6)."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from afa.errors import DataError, one_line
+
+Entry = tuple[str, Path]
+"""Name of a class, and an image of it."""
+
+
+class Listing(NamedTuple):
+    """The images of both splits, and how many files were passed over as belonging to neither."""
+
+    train: list[Entry]
+    test: list[Entry]
+    strays: int = 0
+
+
+def read_stanford_dogs(root: Path, per_class: int) -> Listing:
+    """``Images/<class>/*.jpg``; the lists are MATLAB files with cells ``class/file.jpg``."""
+    train, test = (_entries(root / "Images", _cells(root / f"{split}_list.mat")) for split in ("train", "test"))
+    return Listing(train, test)
+
+
+def read_cub(root: Path, per_class: int) -> Listing:
+    """``images.txt`` and ``train_test_split.txt``: an image's number, and its path or 1 for training."""
+    base = root / "CUB_200_2011"
+    paths = dict(line.split(maxsplit=1) for line in _lines(base / "images.txt"))
+    is_train = dict(line.split(maxsplit=1) for line in _lines(base / "train_test_split.txt"))
+    if set(paths) != set(is_train):
+        raise DataError(f"{base}: images.txt and train_test_split.txt do not list the same images")
+    train = [path for number, path in paths.items() if is_train[number] == "1"]
+    test = [path for number, path in paths.items() if is_train[number] == "0"]
+    return Listing(_entries(base / "images", train), _entries(base / "images", test))
+
+
+def read_indoor(root: Path, per_class: int) -> Listing:
+    """``Images/<class>/*``, many not what their ending says: they go by the lists, whatever the ending."""
+    train, test = (_entries(root / "Images", _lines(root / f"{split}Images.txt")) for split in ("Train", "Test"))
+    return Listing(train, test)
+
+
+def read_caltech(root: Path, per_class: int) -> Listing:
+    """``<class>/<class number>_<image number>.jpg``: training images 1 to ``per_class``, test images 61 to 80.
+
+    There is no official split; this is the one in use. Files of other names are strays.
+    """
+    base = root / "256_ObjectCategories"
+    train: list[Entry] = []
+    test: list[Entry] = []
+    strays = 0
+    for path in sorted(path for path in base.rglob("*") if path.is_file()):
+        folder = path.parent.name
+        match = re.fullmatch(r"(\d{3})_(\d{4})\.jpg", path.name)
+        if path.parent.parent != base or not match or not folder.startswith(f"{match[1]}."):
+            strays += 1
+        elif int(match[2]) <= per_class:
+            train.append((folder, path))
+        elif 61 <= int(match[2]) <= 80:
+            test.append((folder, path))
+    return Listing(train, test, strays)
+
+
+def read_food(root: Path, per_class: int) -> Listing:
+    """``images/<class>/<id>.jpg``; ``meta/train.txt`` and ``test.txt`` list ``class/id``."""
+    base = root / "food-101"
+    train, test = (
+        _entries(base / "images", [f"{line}.jpg" for line in _lines(base / "meta" / f"{split}.txt")])
+        for split in ("train", "test")
+    )
+    return Listing(train, test)
+
+
+READERS: dict[str, Callable[[Path, int], Listing]] = {
+    "stanford_dogs": read_stanford_dogs,
+    "cub_200_2011": read_cub,
+    "mit_indoor_67": read_indoor,
+    "caltech_256": read_caltech,
+    "food_101": read_food,
+}
+
+
+def _entries(folder: Path, listed: Iterable[str]) -> list[Entry]:
+    """``class/file`` of each line, below ``folder``.
+
+    Raises:
+        DataError: a line that is not of this form, so that no list can name a file elsewhere.
+    """
+    entries = []
+    for line in listed:
+        parts = PurePosixPath(line).parts
+        if len(parts) != 2 or ".." in parts or parts[0] == "/":
+            raise DataError(f"{folder}: a list of the data set names {line!r}; expected <class>/<file>")
+        entries.append((parts[0], folder / parts[0] / parts[1]))
+    return entries
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # Names that are no UTF-8 come back as they stand in the archive, whose names are read in the same way.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; it belongs to the data set's files") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _cells(path: Path) -> list[str]:
+    """The strings in ``file_list`` of a MATLAB file."""
+    try:
+        from scipy.io import loadmat  # type: ignore[import-untyped]
+    except ImportError:
+        raise DataError("the lists of this data set are MATLAB files: pip install scipy") from None
+    try:
+        return [str(cell[0]) for cell in loadmat(path)["file_list"].ravel()]
+    except Exception as error:  # on altered bytes SciPy raises nearly every type
+        raise DataError(f"{path}: no list of images in it: {one_line(error)}") from None
