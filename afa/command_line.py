@@ -63,16 +63,9 @@ def _run_config(file: str, overrides: Sequence[str]) -> int:
         from afa.grid.command import do_grid
 
         return do_grid(config)
-    if config.run.dry_run:
-        from afa.training.dry_run import dry_run
+    from afa.grid.search import run
 
-        dry_run(config)
-    else:
-        from afa.grid.search import run
-        from afa.report.page import report_on
-
-        run(config, command=shlex.join(["python", "main.py", file, *overrides]))
-        report_on(config)
+    run(config, command=shlex.join(["python", "main.py", file, *overrides]))
     return 0
 
 

@@ -11,23 +11,38 @@ from typing import Any
 
 from afa.config.settings import Settings
 from afa.errors import AFAError, NotFiniteError
+from afa.report.page import report_on
 from afa.results.figures import Spread, format_table, spread
 from afa.results.records import move_aside, write_json
 from afa.training import algorithm
+from afa.training.dry_run import dry_run
 
 HELD_OUT = 0.2
 """Part of the training images that is held out where ``validation_fraction`` names none."""
 
 
 def run(settings: Settings, command: str = "") -> dict[str, Any]:
-    """A whole run, after the search where ``search.alpha`` asks for one; see ``algorithm.run``."""
-    if not is_searched(settings):
-        return algorithm.run(settings, command)
+    """What the settings of a run ask for: a dry run, or the search for alpha, the run, and its page.
+
+    Returns:
+        as ``algorithm.run``; of a dry run the estimate.
+    """
+    if settings.run.dry_run:
+        return dry_run(settings).to_dict()
+    if is_searched(settings):
+        settings = _search(settings)
+    result = algorithm.run(settings, command)
+    report_on(settings)
+    return result
+
+
+def _search(settings: Settings) -> Settings:
+    """The settings with the alphas that are best."""
     folder = Path(settings.run.outpath) / settings.run_name
     if settings.run.overwrite and folder.exists():
         print(f"the run that was there is now {move_aside(folder)}")
     settings = replace(settings, run=replace(settings.run, overwrite=False, exp_id=settings.run_name))
-    return algorithm.run(choose_alphas(settings, folder.with_name(f"{folder.name}.search")), command)
+    return choose_alphas(settings, folder.with_name(f"{folder.name}.search"))
 
 
 def is_searched(settings: Settings) -> bool:

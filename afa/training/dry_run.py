@@ -5,8 +5,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,6 +60,11 @@ class Estimate:
     def card_bytes(self) -> int:
         return max(stage.card_bytes for stage in self.stages)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the sums, and those of each stage of one repeat."""
+        names = ("seconds", "disk_bytes", "memory_bytes", "card_bytes", "repeats")
+        return {name: getattr(self, name) for name in names} | {"stages": [asdict(stage) for stage in self.stages]}
+
     def table(self) -> str:
         """A row a stage of one repeat."""
         rows = [
@@ -83,8 +89,9 @@ def dry_run(settings: Settings) -> Estimate:
         AFAError: what the real run would meet at its start; also where the disk has not enough room.
     """
     journal = Journal(Path(os.devnull))
-    real = replace(settings, run=replace(settings.run, dry_run=False))
-    journal.say(f"dry run: nothing of it is kept\n\n{format_settings(real)}")
+    settings = replace(settings, run=replace(settings.run, dry_run=False))
+    kept = f" but the decoded images in {settings.data.cache_dir}" if settings.data.cache == "disk" else ""
+    journal.say(f"dry run: nothing of it is kept{kept}\n\n{format_settings(settings)}")
     outcome = estimate(settings, say=journal.say)
     repeats = f" ({outcome.repeats} repeats)" if outcome.repeats > 1 else ""
     free = shutil.disk_usage(_existing(Path(settings.run.outpath))).free
@@ -110,7 +117,13 @@ def estimate(settings: Settings, *, say: Say = lambda text: None) -> Estimate:
     """
     folder = Path(settings.run.outpath) / settings.run_name
     device, note = choose_device(settings.run.gpu_id)
-    for line in (note, _check_place(folder, settings), f"on {device_name(device)}, torch {torch.__version__}"):
+    if any(stage.search_alpha for stage in settings.stages):  # what the folder should hold is not known yet
+        place = "the first value of search.alpha is tried; the search before the run is not in the estimate"
+        stages = tuple(replace(one, alpha=(*one.search_alpha, one.alpha)[0]) for one in settings.stages)
+        settings = replace(settings, stages=stages)
+    else:
+        place = _check_place(folder, settings)
+    for line in (note, place, f"on {device_name(device)}, torch {torch.__version__}"):
         if line:
             say(line)
     with Signals() as signals:

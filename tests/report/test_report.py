@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import afa
 from afa.command_line import main
 from afa.report.charts import HEIGHT, WIDTH, stage_charts
 from afa.report.confusion import Confusion, Prediction
@@ -102,6 +103,12 @@ def test_an_evaluation_has_a_page_too(words, report, hostile_data, tmp_path):
     page = Page(tmp_path / "runs/seen/report.html")
     assert "top-5" in page.text
     assert "Of the checkpoint evaluated" in page.text
+
+
+def test_a_run_from_python_has_a_page_too(settings_for, tmp_path):
+    afa.run(settings_for(max_iter=3, report="true"))
+    page = Page(tmp_path / "runs/run/report.html")
+    assert f"python main.py {tmp_path / 'runs/run/settings.log'} exp_id=again" in page.text
 
 
 def browse(path: Path, *options: str) -> subprocess.CompletedProcess:

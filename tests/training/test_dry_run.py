@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import afa
 from afa.command_line import main
 from afa.networks.build import build_network
 from afa.training import dry_run as module
@@ -99,6 +100,23 @@ def test_a_run_that_is_there_is_looked_at_and_not_touched(words, data_dir, tmp_p
     next((tmp_path / "data/tiny/train/bag").iterdir()).unlink()
     assert main([*command, "alpha=0.01", "dry_run=true"]) == 1
     assert "the training images changed" in capsys.readouterr().err
+
+
+def test_a_run_that_searches_for_its_alpha_is_tried_with_the_first_value(words, tmp_path, capsys):
+    assert main(["tests/tiny.hocon", *words, "search.alpha=[0.01,0.02]", "dry_run=true"]) == 0
+    out = capsys.readouterr().out
+    assert "the search before the run is not in the estimate" in out
+    losses = dict(part.split(" ") for part in out.split("a real step: ")[1].split("\n")[0].split(", "))
+    parts = float(losses["classification"]) + 0.01 * float(losses["alignment"]) + 0.01 * float(losses["head_penalty"])
+    assert float(losses["total"]) == pytest.approx(parts, rel=0.01)
+    assert not list(tmp_path.iterdir())
+
+
+def test_from_python_a_dry_run_is_an_estimate(settings_for, tmp_path):
+    found = afa.run(settings_for(max_iter=300, repeat=2, dry_run="true"))
+    assert found["seconds"] > 0
+    assert [stage["epochs"] for stage in found["stages"]] == [100]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("classes", "status"), [(3, 0), (120, 1)])
