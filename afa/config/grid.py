@@ -250,8 +250,10 @@ def _cell_settings(base: Values, layers: Sequence[_Layer], settle: Settle) -> tu
 
 
 def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:
-    """Both, blocks key by key; ``above`` wins."""
+    """Both, blocks key by key; ``above`` wins. An alpha there ends a search below."""
     merged = dict(below)
+    if "alpha" in above:
+        merged.pop("search", None)
     for key, value in above.items():
         old = merged.get(key)
         merged[key] = _overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value

@@ -23,7 +23,12 @@ def do_grid(grid: Grid) -> int:
         print("there is nothing to train; mode=report counts the parameters")
         return 0
     cells = shard(grid.cells, grid.options.shard)
-    return list_runs(cells) if grid.options.dry_run else train(cells)
+    if not grid.options.dry_run:
+        return train(cells)
+    from afa.grid.listing import list_runs
+
+    list_runs(cells)
+    return 0
 
 
 def shard(cells: Sequence[Cell], part: str) -> list[Cell]:
@@ -36,13 +41,6 @@ def shard(cells: Sequence[Cell], part: str) -> list[Cell]:
     for cell in cells:
         units.setdefault(cell.group if cell.is_searched else cell.folder, []).append(cell)
     return [cell for unit in list(units.values())[k - 1 :: n] for cell in unit]
-
-
-def list_runs(cells: Sequence[Cell]) -> int:
-    """A line a run."""
-    for cell in cells:
-        print(f"{read_run(cell).state:8} {cell}: {cell.folder}")
-    return 0
 
 
 def train(cells: Sequence[Cell]) -> int:

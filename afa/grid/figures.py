@@ -41,7 +41,7 @@ def draw_table(rows: Sequence[Row]) -> Figure | None:
             ax.set_ylim(len(methods) - 0.5, -0.5)
             ax.grid(axis="x", alpha=0.3)
     selected = "/".join(sorted({row.selected_on for row in shown if row.selected_on})) or "test"
-    figure.suptitle(f"blue circle: last epoch, orange square: best epoch on {selected}, black diamond: published")
+    figure.suptitle(f"circle: last epoch, square: best epoch on {selected}, diamond: published", fontsize=9)
     return figure
 
 
@@ -59,13 +59,13 @@ def draw_curves(runs: Sequence[Run]) -> Figure | None:
     for (cross_entropy, total), ((network, dataset), methods) in zip(axes, histories.items(), strict=True):
         for number, (method, seeds) in enumerate(methods.items()):
             colour = f"C{number}"
-            _plot(cross_entropy, seeds, "clc_loss", color=colour, label=f"{method}, training")
-            _plot(cross_entropy, seeds, "val_loss", color=colour, linestyle="--", label=f"{method}, test")
-            _plot(total, seeds, "train_total_loss", color=colour, label=f"{method}, training")
+            _plot(cross_entropy, seeds, "clc_loss", color=colour)
+            _plot(cross_entropy, seeds, "val_loss", color=colour, linestyle="--")
+            _plot(total, seeds, "train_total_loss", color=colour, label=method)
         cross_entropy.set(title=f"{network}, {dataset}", xlabel="epoch", ylabel="cross-entropy")
         total.set(title=f"{network}, {dataset}", xlabel="epoch", ylabel="total loss", yscale="log")
-        cross_entropy.legend(fontsize=7)
-        total.legend(fontsize=7)
+        total.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle("solid: training, dashed: test; mean of the seeds, all stages one after the other", fontsize=9)
     return figure
 
 
