@@ -1,0 +1,150 @@
+"""A grid at work: what is missing is run, what fails is said, what was killed goes on."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afa.command_line import main
+from afa.results.records import claim_folder
+from afa.training import stage as stage_module
+from tests.processes import Program
+
+GRID = "tests/grid/grid.hocon"
+
+
+@pytest.fixture
+def command(words: list[str], tmp_path: Path) -> Callable[..., list[str]]:
+    """The grid's four runs on the tiny data: an epoch of three steps a stage."""
+
+    def build(*more: str, outpath: Path = tmp_path / "runs") -> list[str]:
+        own = [word for word in words if not word.startswith(("max_iter", "target_dataset", "outpath"))]
+        return [GRID, *own, f"outpath={outpath}", "max_iter=3", *more]
+
+    return build
+
+
+def table(outpath: Path, command: list[str]) -> str:
+    assert main([*command, "mode=report"]) == 0
+    return (outpath / "small/grid.csv").read_text()
+
+
+def result(outpath: Path, cell: str) -> Path:
+    return outpath / "small/MobileNetV2/tiny" / cell / "result.json"
+
+
+def test_a_killed_grid_gives_the_same_table_as_an_undisturbed_one(command, tmp_path, capsys) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(command(outpath=whole)) == 0
+    program = Program(command("print_freq=1", outpath=killed), tmp_path)
+    try:  # in stage two of the second run
+        program.wait_for_line(result(killed, "AFA/seed_1").with_name("experiment.log"), "ACT epoch 1/1 step 1/3")
+    finally:
+        program.end()
+    assert result(killed, "l2/seed_1").exists()
+    assert not result(killed, "AFA/seed_1").exists()
+    written = result(killed, "l2/seed_1").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(command(outpath=killed)) == 0
+    assert "[1/4] MobileNetV2, tiny, l2, seed 1: done already" in capsys.readouterr().out
+    assert result(killed, "l2/seed_1").stat().st_mtime_ns == written
+    assert table(killed, command(outpath=killed)) == table(whole, command(outpath=whole))
+
+
+def test_one_that_fails_is_said_in_a_line_and_the_others_go_on(command, data_dir, tmp_path, capsys) -> None:
+    both = ['grid.datasets=["nowhere", "tiny"]', 'grid.methods=["l2"]', "grid.seeds=1"]
+    assert main(command(*both)) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no such folder" in line]
+    assert lines[0].startswith("[1/2] MobileNetV2, nowhere, l2, seed 1: ")
+    assert result(tmp_path / "runs", "l2/seed_1").exists()
+    shutil.copytree(data_dir / "tiny", tmp_path / "data/nowhere")
+    shutil.copytree(data_dir / "tiny", tmp_path / "data/tiny")
+    assert main(command(*both, f"target_data_dir={tmp_path / 'data'}")) == 0
+
+
+def test_a_run_at_work_elsewhere_is_left_to_its_owner(command, tmp_path, capsys) -> None:
+    folder = result(tmp_path / "runs", "l2/seed_1").parent
+    folder.mkdir(parents=True)
+    # Locks are a process's own: another one holds this.
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    owner = context.Process(target=hold, args=(str(folder), ready, done))
+    owner.start()
+    try:
+        assert ready.wait(60)
+        assert main(command('grid.methods=["l2"]')) == 0
+    finally:
+        done.set()
+        owner.join()
+    assert "MobileNetV2, tiny, l2, seed 1: left to its owner" in capsys.readouterr().out
+    assert not result(tmp_path / "runs", "l2/seed_1").exists()
+    assert result(tmp_path / "runs", "l2/seed_2").exists()
+    assert main(command('grid.methods=["l2"]')) == 0
+    assert result(tmp_path / "runs", "l2/seed_1").exists()
+
+
+def hold(folder: str, ready, done) -> None:
+    with claim_folder(Path(folder)):
+        ready.set()
+        done.wait(120)
+
+
+def test_shards_together_run_everything(command, tmp_path, capsys) -> None:
+    one, other = (command('grid.methods=["l2"]', f"shard={k}/2") for k in (1, 2))
+    assert main(one) == 0
+    assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, False]
+    assert main(other) == 0
+    assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, True]
+
+
+def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path, capsys) -> None:
+    words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 1e30]", "validation_fraction=0.5")
+    assert main(words) == 0
+    place = result(tmp_path / "runs", "AFA/x").parents[1]
+    search = json.loads((place / "search/search.json").read_text())
+    (stage,) = search["stages"]
+    assert (stage["method"], stage["alpha"], search["selected_on"]) == ("AST", 0.01, "held_out")
+    assert stage["tried"][1]["held_out_top1"] is None  # 1e30 is not finite
+    trial = json.loads((place / "search/stage_1_alpha_0.01/result.json").read_text())
+    assert (trial["selected_on"], len(trial["repeats"][0])) == ("held_out", 1)
+    for seed in (1, 2):
+        run = json.loads((place / f"seed_{seed}/result.json").read_text())
+        assert (run["selected_on"], run["data"]["held_out_fraction"]) == ("test", 0.0)
+        assert "alpha = 0.01" in (place / f"seed_{seed}/settings.log").read_text()
+    assert capsys.readouterr().out.count("not finite: ") == 2
+    assert "0.01 / 0.02,2,2" in table(tmp_path / "runs", words)
+
+
+def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:
+    words += ["max_iter=3", "validation_fraction=0.5", "search.repeat=2"]
+    command = ["tests/tiny.hocon", *words, "exp_id=run", "search.alpha=[0.001, 0.01]"]
+    assert main(command) == 0
+    assert "on held-out images (0.5 of the training images)" in capsys.readouterr().out
+    trial = json.loads((tmp_path / "runs/run.search/stage_1_alpha_0.001/result.json").read_text())
+    assert trial["best_test_top1"]["n"] == 2
+    assert main(command) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main([*command, "alpha=0.5", "search.alpha=[]", "exp_id=plain"]) == 0
+    assert not (tmp_path / "runs/plain.search").exists()
+
+
+def test_only_some_epochs_are_scored_and_always_the_last(words, tmp_path, monkeypatch) -> None:
+    scored = []
+    real = stage_module.StageRun._predict
+
+    def counting(self, *arguments):
+        scored.append(self.state.epoch + 1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(stage_module.StageRun, "_predict", counting)
+    command = ["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "max_iter=15", "test_every=2"]
+    assert main(command) == 0
+    assert scored[:3] == [2, 4, 5]
+    rows = [line.split("\t") for line in (tmp_path / "runs/run/log.txt").read_text().splitlines()[1:]]
+    assert [row[-1] == "nan" for row in rows] == [True, False, True, False, False]
+    best = json.loads((tmp_path / "runs/run/result.json").read_text())["repeats"][0][0]["best"]
+    assert best["selection_top1"] == pytest.approx(max(float(row[-1]) for row in rows if row[-1] != "nan"))
