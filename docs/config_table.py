@@ -1,16 +1,27 @@
-"""The README's table of settings, from the settings themselves: ``python docs/config_table.py``."""
+"""The README's table of settings and that of grids, from the settings themselves: ``python docs/config_table.py``."""
 
 import sys
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from afa.config.grid import GRID, GridOptions, GridSettings
 from afa.config.settings import FIELDS
 
 
 def config_table() -> str:
     """Markdown, a row a key, in the order of the settings."""
-    rows = [f"| `{key}` | {_default(field)} | {field.metadata['reason']} |" for key, (_, field) in FIELDS.items()]
+    return _table({key: field for key, (_, field) in FIELDS.items()})
+
+
+def grid_table() -> str:
+    """The same of a grid's keys, for ``docs/reproduce-the-paper.md``."""
+    inside = {f"{GRID}.{field.metadata['key']}": field for field in fields(GridSettings)}
+    return _table(inside | {field.metadata["key"]: field for field in fields(GridOptions)})
+
+
+def _table(keys: dict[str, Field]) -> str:
+    rows = [f"| `{key}` | {_default(field)} | {field.metadata['reason']} |" for key, field in keys.items()]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
@@ -24,4 +35,4 @@ def _default(field: Field) -> str:
 
 
 if __name__ == "__main__":
-    print(config_table())
+    print(config_table(), grid_table(), sep="\n\n")

@@ -12,9 +12,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_table_of_settings_is_that_of_the_program():
     sys.path.insert(0, str(ROOT / "docs"))
-    from config_table import config_table
+    from config_table import config_table, grid_table
 
     assert config_table() in README, "paste the output of: python docs/config_table.py"
+    grids = (ROOT / "docs/reproduce-the-paper.md").read_text(encoding="utf-8")
+    assert grid_table() in grids, "paste the output of: python docs/config_table.py"
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\b(?:hocon_config|tests|docs|demo)/[\w./-]+\w", README))))
