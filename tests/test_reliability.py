@@ -21,11 +21,11 @@ import torch
 
 from afa.command_line import main
 from afa.errors import CheckpointError
-from afa.method.objectives import MapShape
 from afa.training import stage as stage_module
 from afa.training.checkpoint import load_checkpoint, save_checkpoint
 from afa.training.engine import train_step
-from afa.training.setup import build_learner, load_channel_weights, source_start
+from afa.training.fixed_weights import load_layer_weights
+from afa.training.setup import build_learner, source_start
 from tests.processes import Program
 from tests.same import assert_the_same
 
@@ -518,7 +518,7 @@ def test_channel_weights_are_checked(tmp_path, text, message):
     path = tmp_path / "weights.json"
     path.write_text(text)
     with pytest.raises(CheckpointError) as error:
-        load_channel_weights(path, [MapShape(c, 4, 4) for c in DELTA])
+        load_layer_weights(path, DELTA)
     assert message in str(error.value)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)

@@ -28,13 +28,12 @@ from afa.command_line import main as run_program  # noqa: E402
 from afa.config.hocon import load_settings  # noqa: E402
 from afa.data.images import read_image  # noqa: E402
 from afa.errors import AFAError  # noqa: E402
-from afa.method.objectives import MapShape  # noqa: E402
 from afa.networks.build import build_network, load_backbone  # noqa: E402
 from afa.networks.weights import load_file_safely, state_dict_of  # noqa: E402
 from afa.results.figures import StageResult  # noqa: E402
 from afa.results.records import read_json  # noqa: E402
 from afa.training.checkpoint import load_checkpoint, sha256  # noqa: E402
-from afa.training.setup import load_channel_weights  # noqa: E402
+from afa.training.fixed_weights import load_layer_weights  # noqa: E402
 from tests.mutate import mutated_bytes, mutated_config  # noqa: E402
 from tests.processes import Program  # noqa: E402
 from tests.same import assert_the_same  # noqa: E402
@@ -245,13 +244,12 @@ def images(campaign: Campaign) -> None:
 def json_files(campaign: Campaign) -> None:
     """DELTA's channel weights, and a stage's result."""
     path = campaign.folder / "weights.json"
-    shapes = [MapShape(count, 4, 4) for count in CHANNELS]
     whole = {
         "channel weights": json.dumps([[0.5] * count for count in CHANNELS]),
         "stage.json": (campaign.folder / "runs/whole/stage.json").read_text(),
     }
     readers: dict[str, Callable[[], object]] = {
-        "channel weights": lambda: load_channel_weights(path, shapes),
+        "channel weights": lambda: load_layer_weights(path, CHANNELS),
         "stage.json": lambda: read_json(path, StageResult.from_dict),
     }
     for kind, read in readers.items():
