@@ -5,11 +5,13 @@ convolution's output and changes nothing before it. So the network is cut there:
 lies before runs once a batch, what lies behind runs for many channels at a time.
 """
 
+import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from afa.errors import ConfigError
 
@@ -29,13 +31,15 @@ class ChannelAblation:
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
+        network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
         try:
-            traced = fx.GraphModule(network, _Tracer(layer).trace(network.eval()))
+            traced = fx.GraphModule(network, _Tracer(layer).trace(network))
         except Exception as error:  # whatever the network's own forward raises on a proxy
             raise ConfigError(f"{type(network).__name__} cannot be traced by torch.fx: {error}") from None
         cut = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer]
         if len(cut) != 1:
             raise ConfigError(f"aligned_layers: {layer} runs {len(cut)} times in a forward; once is right")
+        _fold_batch_norms(traced, cut[0])
         self._before, self._behind = _cut(traced, cut[0])
 
     @torch.inference_mode()
@@ -48,28 +52,28 @@ class ChannelAblation:
         Yields:
             (n,) increases of the next n channels, n as many as fit together.
         """
-        maps, *others = self._before(images)
+        maps, *others = self._before(images.contiguous(memory_format=torch.channels_last))
         channels = maps.shape[1]
         values = sum(value.numel() for value in (maps, *others) if isinstance(value, Tensor))
         at_once = max(VALUES_AT_ONCE // values, 1)
-        whole = self._losses(maps[None].clone(), others, labels)
+        whole = self._losses(maps.clone(), others, labels)
         for begin in range(first, channels, at_once):
             zeroed = range(begin, min(begin + at_once, channels))
-            copies = maps.repeat(len(zeroed), 1, 1, 1, 1)
-            for copy, channel in zip(copies, zeroed, strict=True):
-                copy[:, channel] = 0
+            copies = torch.cat([maps] * len(zeroed))  # (n * B, C, H, W)
+            for part, channel in zip(copies.chunk(len(zeroed)), zeroed, strict=True):
+                part[:, channel] = 0
             yield self._losses(copies, others, labels) - whole
 
     def _losses(self, copies: Tensor, others: list, labels: Tensor) -> Tensor:
-        """(n, B, C, H, W) maps -> the (n,) mean losses of the rest of the network on each."""
-        n, batch = copies.shape[:2]
+        """(n * B, C, H, W) maps -> the (n,) mean losses of the rest of the network on each B of them."""
+        n = len(copies) // len(labels)
         # Copies also of a single one: an in-place operation would change it for the next.
         repeated = [
             value.repeat(n, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in others
         ]
-        logits = self._behind(copies.flatten(0, 1), *repeated)
+        logits = self._behind(copies, *repeated)
         losses = F.cross_entropy(logits, labels.repeat(n), reduction="none")
-        return losses.double().unflatten(0, (n, batch)).mean(dim=1)
+        return losses.double().unflatten(0, (n, -1)).mean(dim=1)
 
 
 class _Tracer(fx.Tracer):
@@ -81,6 +85,21 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name == self._layer or super().is_leaf_module(m, module_qualified_name)
+
+
+def _fold_batch_norms(traced: fx.GraphModule, cut: fx.Node) -> None:
+    """Put each batch-norm's scale and shift into the convolution before it, but for ``cut``: its raw output counts."""
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.op == "call_module" else None
+        if before is None or before is cut or before.op != "call_module" or len(before.users) > 1:
+            continue
+        norm, convolution = traced.get_submodule(node.target), traced.get_submodule(before.target)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
+            parent, _, leaf = before.target.rpartition(".")
+            setattr(traced.get_submodule(parent), leaf, fuse_conv_bn_eval(convolution, norm))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.recompile()
 
 
 def _cut(traced: fx.GraphModule, cut: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:

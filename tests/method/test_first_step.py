@@ -1,0 +1,157 @@
+"""The first step's loss of every method equals its equation (docs/methods.md), written out here in loops."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from afa.method.catalogue import METHODS
+from afa.networks.build import build_network, load_source_weights
+from afa.training.engine import train_step
+from afa.training.setup import Start, build_learner
+
+LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
+SIZES = {"mean_attention": [16, 4, 4, 1], "channel_weights": [32, 64, 96, 320]}
+ALPHA, BETA, IMAGES, PROGRESS = 0.3, 0.01, 4, 0.25
+
+
+class Seen:
+    """What both networks show of the batch, by forward hooks: maps of each layer and image, and the heads' inputs."""
+
+    def __init__(self, learner, source, images):
+        self.maps = {"source": {}, "target": {}}
+        self.features = {}
+        target = learner.target.network
+        hooks = []
+        for name, network in (("source", source), ("target", target)):
+            for layer in LAYERS:
+                hook = self._keeper(self.maps[name], layer)
+                hooks.append(network.get_submodule(layer).register_forward_hook(hook))
+            head = network.classifier[1]
+            hooks.append(head.register_forward_hook(lambda _m, i, _o, name=name: self.features.update({name: i[0]})))
+        with torch.no_grad():
+            self.old_logits, self.logits = source(images), target(images)
+        for hook in hooks:
+            hook.remove()
+        self.objective = learner.objective
+
+    @staticmethod
+    def _keeper(kept, layer):
+        return lambda _module, _inputs, output: kept.update({layer: output})
+
+    def pairs(self):
+        """Layer's place, source map and difference, (C, HW), of each layer and image."""
+        for place, layer in enumerate(LAYERS):
+            for s, t in zip(self.maps["source"][layer], self.maps["target"][layer], strict=True):
+                yield place, s.flatten(1), (t - s).flatten(1)
+
+
+def spatial(seen, weights=None):
+    total = 0.0
+    for place, s, d in seen.pairs():
+        positions = s.shape[1]
+        if weights is None:
+            attend = seen.objective.alignments["spatial"].attentions[place]
+            a = torch.softmax(attend.fc2.weight @ F.relu(attend.fc1.weight @ s.mean(0)) + attend.fc2.bias, 0)
+        else:
+            a = weights[place]
+        for j in range(positions):
+            total += (positions * a[j] * d[:, j]).norm() ** 2 / (2 * IMAGES)
+    return total
+
+
+def channel(seen, weights=None):
+    total = 0.0
+    for place, s, d in seen.pairs():
+        channels = s.shape[0]
+        if weights is None:
+            attend = seen.objective.alignments["channel"].attentions[place]
+            a = torch.softmax((F.relu(s @ attend.fc1.weight.T) @ attend.fc2.weight.T).flatten() + attend.bias, 0)
+        else:
+            a = weights[place]
+        for c in range(channels):
+            total += channels * a[c] * d[c].norm() ** 2 / (2 * IMAGES)
+    return total
+
+
+def delta(seen, weights):
+    return sum(
+        len(d) / (2 * d.shape[1]) * weights[place][c] * d[c].norm() ** 2
+        for place, _, d in seen.pairs()
+        for c in range(len(d))
+    )
+
+
+def distillation(seen, temperature):
+    """Of the old head, which starts as the source's own, on the target's features."""
+    old = seen.objective.terms[0].head
+    total = 0.0
+    for recorded, features in zip(seen.old_logits, seen.features["target"], strict=True):
+        wanted = (recorded / temperature).exp() / (recorded / temperature).exp().sum()
+        answered = (old.weight @ features + old.bias) / temperature
+        total -= (wanted * (answered - answered.exp().sum().log())).sum() / IMAGES
+    return total
+
+
+TERMS = {
+    "ast": lambda seen, _: spatial(seen),
+    "act": lambda seen, _: channel(seen),
+    "one_stage": lambda seen, _: spatial(seen) + channel(seen),
+    "ast_fixed": spatial,
+    "act_fixed": channel,
+    "dfa": lambda seen, _: sum(d.norm() ** 2 / 2 for _, _, d in seen.pairs()),
+    "delta": delta,
+    "lwf": lambda seen, _: distillation(seen, 2),
+    "soft_ft": lambda seen, _: (1 - PROGRESS) * distillation(seen, 1),
+    "l2_sp": lambda *_: 0.005,  # every weight is moved by 0.1 from where it started, see below: n * 0.1 ** 2 / 2
+    "l2": lambda *_: 0.0,
+    "l2_fe": lambda *_: 0.0,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_steps_loss_is_the_methods_equation(name, settings_for):
+    settings = settings_for(reg_type=name, alpha=ALPHA, beta=BETA)
+    state, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
+    sizes = SIZES.get(METHODS[name].fixed_weights, ())
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.rand(size, generator=generator).softmax(0) for size in sizes]
+    learner = build_learner(
+        settings.backbone,
+        settings.stages[0],
+        start=Start(state, origin, with_head=False),
+        num_classes=3,
+        image_size=32,
+        seed=1,
+        device=torch.device("cpu"),
+        fixed_weights=weights,
+    )
+    learner.objective.set_progress(PROGRESS)
+    for module in (learner.target, learner.objective, *([learner.source._extractor] if learner.source else [])):
+        module.double()
+    source = build_network("mobilenet_v2", 19)
+    source.load_state_dict(state)
+    source.double().eval()
+    learner.target.train()
+    learner.target.network.classifier[0].p = 0.0  # dropout would draw anew
+    images = torch.randn(IMAGES, 3, 32, 32, generator=generator).double()
+    labels = torch.tensor([0, 1, 2, 0])
+    seen = Seen(learner, source, images)
+
+    term = torch.as_tensor(TERMS[name](seen, [w.double() for w in weights])).item()
+    if name == "l2_sp":
+        with torch.no_grad():
+            for parameter in learner.target.backbone_parameters():
+                parameter += 0.1
+        term *= sum(parameter.numel() for parameter in learner.target.backbone_parameters())
+        with torch.no_grad():
+            seen.logits = learner.target.network(images)
+    head = learner.target.network.classifier[1]
+    penalty = (head.weight.norm() ** 2 + head.bias.norm() ** 2).item() / 2
+    classification = -sum(seen.logits[i].log_softmax(0)[label] for i, label in enumerate(labels)).item() / IMAGES
+
+    losses = train_step(learner, images, labels).losses
+    gamma = 0.0 if name in ("l2", "l2_fe") else BETA
+    assert losses.classification.item() == pytest.approx(classification, rel=1e-9)
+    assert losses.alignment.item() == pytest.approx(term, rel=1e-6)
+    assert losses.total.item() == pytest.approx(classification + ALPHA * term + gamma * penalty, rel=1e-6)
+    assert (term > 0) == METHODS[name].needs_alpha
