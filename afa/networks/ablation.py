@@ -5,42 +5,36 @@ convolution's output and changes nothing before it. So the network is cut there:
 lies before runs once a batch, what lies behind runs for many channels at a time.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from afa.errors import ConfigError
+from afa.networks.build import head_name
+from afa.networks.features import check_layers, layer_extractor
+from afa.networks.folding import fold_batch_norms
 
 VALUES_AT_ONCE = 2**25
 """How many values of maps go through the rest of the network together, 128 MiB of them."""
 
 
 class ChannelAblation:
-    """A network in eval mode, cut behind one of its layers.
+    """A network in eval mode, batch-norms folded, cut behind one of its layers.
 
     Args:
         network: images -> (B, K) logits.
         layer: name of a module whose output is a (B, C, H, W) map.
-
-    Raises:
-        ConfigError: the network cannot be traced, or runs the layer more than once.
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
-        network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
-        try:
-            traced = fx.GraphModule(network, _Tracer(layer).trace(network))
-        except Exception as error:  # whatever the network's own forward raises on a proxy
-            raise ConfigError(f"{type(network).__name__} cannot be traced by torch.fx: {error}") from None
-        cut = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer]
-        if len(cut) != 1:
-            raise ConfigError(f"aligned_layers: {layer} runs {len(cut)} times in a forward; once is right")
-        _fold_batch_norms(traced, cut[0])
-        self._before, self._behind = _cut(traced, cut[0])
+        check_layers(network, [layer])
+        head = head_name(network)
+        extractor = layer_extractor(network.eval(), [layer, head])
+        folded = fold_batch_norms(extractor, extractor.eval_graph)
+        folded.to(memory_format=torch.channels_last)
+        output = next(node for node in folded.graph.nodes if node.op == "output")
+        self._before, self._behind = _cut(folded, output.args[0][layer], output.args[0][head])
 
     @torch.inference_mode()
     def increases(self, images: Tensor, labels: Tensor, *, first: int = 0) -> Iterator[Tensor]:
@@ -76,58 +70,27 @@ class ChannelAblation:
         return losses.double().unflatten(0, (n, -1)).mean(dim=1)
 
 
-class _Tracer(fx.Tracer):
-    """Takes ``layer`` for one operation, also where it is a block of several."""
-
-    def __init__(self, layer: str) -> None:
-        super().__init__()
-        self._layer = layer
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name == self._layer or super().is_leaf_module(m, module_qualified_name)
-
-
-def _fold_batch_norms(traced: fx.GraphModule, cut: fx.Node) -> None:
-    """Put each batch-norm's scale and shift into the convolution before it, but for ``cut``: its raw output counts."""
-    for node in list(traced.graph.nodes):
-        before = node.args[0] if node.op == "call_module" else None
-        if before is None or before is cut or before.op != "call_module" or len(before.users) > 1:
-            continue
-        norm, convolution = traced.get_submodule(node.target), traced.get_submodule(before.target)
-        if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
-            parent, _, leaf = before.target.rpartition(".")
-            setattr(traced.get_submodule(parent), leaf, fuse_conv_bn_eval(convolution, norm))
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.recompile()
-
-
-def _cut(traced: fx.GraphModule, cut: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The part of a graph that does not depend on ``cut``, with it, and the part that does.
+def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """The part of a graph that does not depend on ``cut``, with it, and the part from there to the ``logits``.
 
     The first returns a tuple of the values that the second takes: the cut's, then all
     others that go past it, such as a residual block's identity.
     """
+    nodes = [node for node in module.graph.nodes if node.op != "output"]
     behind: set[fx.Node] = set()
-    for node in traced.graph.nodes:
+    for node in nodes:
         if any(source is cut or source in behind for source in node.all_input_nodes):
             behind.add(node)
-    crossing = [
-        node
-        for node in traced.graph.nodes
-        if node is not cut and node not in behind and any(user in behind for user in node.users)
-    ]
+    ahead = [node for node in nodes if node not in behind]
+    crossing = [cut, *(node for node in ahead if node is not cut and any(user in behind for user in node.users))]
     before_graph, behind_graph = fx.Graph(), fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    for node in traced.graph.nodes:
-        if node not in behind:
-            copied[node] = before_graph.node_copy(node, copied.__getitem__)
-    before_graph.output(tuple(copied[node] for node in (cut, *crossing)))
-    placed = {node: behind_graph.placeholder(node.name) for node in (cut, *crossing)}
-    for node in traced.graph.nodes:
+    for node in ahead:
+        copied[node] = before_graph.node_copy(node, copied.__getitem__)
+    before_graph.output(tuple(copied[node] for node in crossing))
+    placed = {node: behind_graph.placeholder(node.name) for node in crossing}
+    for node in nodes:
         if node in behind:
             placed[node] = behind_graph.node_copy(node, placed.__getitem__)
-    before = fx.GraphModule(traced, before_graph)
-    before.graph.eliminate_dead_code()
-    before.recompile()
-    return before, fx.GraphModule(traced, behind_graph)
+    behind_graph.output(placed[logits])
+    return fx.GraphModule(module, before_graph), fx.GraphModule(module, behind_graph)

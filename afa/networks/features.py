@@ -29,7 +29,7 @@ HEAD_INPUT = "<head's input>"
 """Stands among layers for what the head reads: (B, F) features."""
 
 
-def _extractor(network: nn.Module, layers: Sequence[str]) -> Any:
+def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
     """A module that returns the layers' outputs, in order, as a dict."""
     nodes = {_head_input(network) if layer == HEAD_INPUT else layer: layer for layer in layers}
     with warnings.catch_warnings():
@@ -85,7 +85,7 @@ class FeatureNetwork(nn.Module):
         self._head = head_name(network)
         self._frozen = False
         # In a tuple, so that its parameters are not registered a second time.
-        self._extractor = (_extractor(network, [*self._outputs, self._head]),)
+        self._extractor = (layer_extractor(network, [*self._outputs, self._head]),)
 
     def freeze_backbone(self) -> None:
         """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
@@ -160,7 +160,7 @@ class FrozenSource:
         check_layers(network, aligned_layers)
         self._layers = tuple(aligned_layers)
         self._memory_format = memory_format
-        extractor = _extractor(network, aligned_layers)
+        extractor = layer_extractor(network, aligned_layers)
         folded = fold_batch_norms(extractor, extractor.eval_graph).requires_grad_(False)
         self._extractor = folded.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
