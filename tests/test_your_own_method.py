@@ -4,9 +4,9 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import ROOT
-
+ROOT = Path(__file__).parents[1]
 TABLE = "METHODS: dict[str, Method] = {\n"
 
 
