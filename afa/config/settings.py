@@ -212,6 +212,14 @@ class ComputeSettings:
         "false: a map after the other, batch statistics exact to 3e-7, not 2e-5",
         default=True,
     )
+    precision: str = setting(
+        "precision",
+        "of a training step's networks; fp32: as published; tf32, bf16: CUDA 8.0 up, bf16 also CPUs with "
+        "avx512_bf16 or amx_bf16; fp16: CUDA",
+        default="fp32",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+    )
+    compile: bool = setting("compile", "true: torch.compile of the target; minutes at the start", default=False)
 
 
 @dataclass(frozen=True)

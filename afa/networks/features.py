@@ -23,6 +23,7 @@ from afa.errors import ConfigError
 from afa.method.term import MapShape
 from afa.networks.activations import make_lean
 from afa.networks.build import head_name
+from afa.networks.compiling import compiled
 from afa.networks.folding import fold_batch_norms
 
 HEAD_INPUT = "<head's input>"
@@ -84,8 +85,13 @@ class FeatureNetwork(nn.Module):
         self._outputs = [*aligned_layers, *[HEAD_INPUT] * with_head_input]
         self._head = head_name(network)
         self._frozen = False
+        self._compiled: Callable[[Tensor], Any] | None = None
         # In a tuple, so that its parameters are not registered a second time.
         self._extractor = (layer_extractor(network, [*self._outputs, self._head]),)
+
+    def compile_training(self) -> None:
+        """From now on the forward pass in train mode, and its way back, are compiled."""
+        self._compiled = compiled(self._extractor[0])
 
     def freeze_backbone(self) -> None:
         """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
@@ -105,7 +111,8 @@ class FeatureNetwork(nn.Module):
 
         Last among the maps, if asked for, the (B, F) head's input.
         """
-        outputs = self._extractor[0](images.contiguous(memory_format=self.memory_format))
+        run = self._compiled if self._compiled and self.training else self._extractor[0]
+        outputs = run(images.contiguous(memory_format=self.memory_format))
         return outputs[self._head], [outputs[layer] for layer in self._outputs]
 
     def evaluator(self) -> Callable[[Tensor], Tensor]:

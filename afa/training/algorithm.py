@@ -19,6 +19,7 @@ from afa.training.environment import device_name, environment
 from afa.training.evaluation import evaluate_checkpoint
 from afa.training.fixed_weights import with_fixed_weights
 from afa.training.job import StageJob
+from afa.training.precision import Precision
 from afa.training.setup import Start, checkpoint_start, source_start
 from afa.training.signals import Signals
 from afa.training.splits import Images
@@ -36,6 +37,7 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     """
     folder = Path(settings.run.outpath) / settings.run_name
     device, note = choose_device(settings.run.gpu_id)
+    Precision(settings.compute.precision, device)  # refused before anything is written
     if device.type == "cpu":
         keep_freed_memory()
     moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None

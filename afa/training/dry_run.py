@@ -26,6 +26,7 @@ from afa.training.environment import device_name
 from afa.training.evaluation import prepare_evaluation
 from afa.training.fixed_weights import with_even_weights
 from afa.training.measure import StageEstimate, card_memory, measure_stage, peak_memory, time_scoring
+from afa.training.precision import Precision
 from afa.training.setup import checkpoint_start
 from afa.training.signals import Signals
 from afa.training.splits import Images
@@ -117,6 +118,7 @@ def estimate(settings: Settings, *, say: Say = lambda text: None) -> Estimate:
     """
     folder = Path(settings.run.outpath) / settings.run_name
     device, note = choose_device(settings.run.gpu_id)
+    Precision(settings.compute.precision, device)  # refused before anything is written
     if any(stage.search_alpha for stage in settings.stages):  # what the folder should hold is not known yet
         place = "the first value of search.alpha is tried; the search before the run is not in the estimate"
         stages = tuple(replace(one, alpha=(*one.search_alpha, one.alpha)[0]) for one in settings.stages)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import SGD
@@ -13,6 +14,7 @@ from torch.optim import SGD
 from afa.data.loaders import Batch, TestBatch
 from afa.method.objectives import Losses, Objective
 from afa.networks.features import FeatureNetwork, FrozenSource
+from afa.training.precision import Precision, products_in_tf32
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Learner:
     objective: Objective
     optimizer: SGD
     device: torch.device
+    precision: Precision
+    scaler: GradScaler
     grad_clip: float = 0.0
 
 
@@ -49,17 +53,36 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
 
     With ``grad_clip`` above 0, a gradient whose norm over all trained parameters is larger is scaled down to it.
     """
-    source_maps = learner.source(images) if learner.source else []
-    logits, target_maps = learner.target(images)
-    losses = learner.objective(logits, labels, source_maps, target_maps)
-    learner.optimizer.zero_grad(set_to_none=True)
-    losses.total.backward()
+    with learner.precision.products():
+        learner.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that both need not fit in memory
+        logits, losses = _forward_pass(learner, images, labels)
+        learner.scaler.scale(losses.total).backward()
+        norm = _update(learner)
+    return Step(Losses(*(value.detach() for value in losses)), logits.detach(), norm.detach())
+
+
+def _forward_pass(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Losses]:
+    """(B, K) logits and the losses, in float32 also where the networks compute in 16 bits."""
+    upcast = learner.precision.upcast
+    with learner.precision.autocast():
+        source_maps = learner.source(images) if learner.source else []
+        logits, target_maps = learner.target(images)
+    logits = upcast(logits)
+    source_maps, target_maps = ([upcast(map_) for map_ in maps] for maps in (source_maps, target_maps))
+    return logits, learner.objective(logits, labels, source_maps, target_maps)
+
+
+def _update(learner: Learner) -> Tensor:
+    """Change the weights by their gradients; the gradient's norm before it was clipped."""
+    learner.scaler.unscale_(learner.optimizer)
     trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
     norm = get_total_norm([p.grad for p in trained if p.grad is not None])
     if learner.grad_clip:
         clip_grads_with_norm_(trained, learner.grad_clip, norm)
-    learner.optimizer.step()
-    return Step(Losses(*(value.detach() for value in losses)), logits.detach(), norm.detach())
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    # fp16 leaves a step out whose gradient overflows, and halves its scale: that is no failure.
+    return norm.nan_to_num(0, posinf=0) if learner.scaler.is_enabled() else norm
 
 
 class TrainFigures(NamedTuple):
@@ -117,6 +140,7 @@ With fewer, and a single thread, torch does not use oneDNN for convolutions of o
 """
 
 
+@products_in_tf32(False)
 @torch.inference_mode()
 def predict(
     target: FeatureNetwork, batches: Iterable[TestBatch], after_batch: Callable[[int], None] = lambda size: None

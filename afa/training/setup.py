@@ -20,6 +20,7 @@ from afa.networks.weights import load_state
 from afa.training.checkpoint import Checkpoint
 from afa.training.engine import Learner
 from afa.training.optim import build_optimizer
+from afa.training.precision import Precision
 
 _DEFAULTS = ComputeSettings()
 
@@ -116,13 +117,18 @@ def build_learner(
     optimizer = build_optimizer(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay
     )
+    if compute.compile:
+        target.compile_training()
+    precision = Precision(compute.precision, device)
     return Learner(
-        target,
-        build_source(backbone, source_from, reads, device, memory_format),
-        objective,
-        optimizer,
-        device,
-        stage.grad_clip,
+        target=target,
+        source=build_source(backbone, source_from, reads, device, memory_format),
+        objective=objective,
+        optimizer=optimizer,
+        device=device,
+        precision=precision,
+        scaler=precision.build_scaler(),
+        grad_clip=stage.grad_clip,
     )
 
 

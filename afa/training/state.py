@@ -35,6 +35,7 @@ def save_state(job: StageJob, learner: Learner, state: StageState, log_position:
     """Write ``last.pth``: the network as it stands and what is needed to go on; the one before is kept."""
     training: dict[str, Any] = {
         "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
         "generator": torch.get_rng_state(),
         "cuda_generator": torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None,
         "step": state.step,
@@ -110,6 +111,7 @@ def _restore(checkpoint: Checkpoint, job: StageJob, learner: Learner, state: Sta
     learner.target.network.load_state_dict(checkpoint.model)
     learner.objective.load_state_dict(checkpoint.attention)
     learner.optimizer.load_state_dict(training["optimizer"])
+    learner.scaler.load_state_dict(training["scaler"])
     torch.set_rng_state(training["generator"])
     if job.device.type == "cuda" and training["cuda_generator"] is not None:
         torch.cuda.set_rng_state(training["cuda_generator"], job.device)

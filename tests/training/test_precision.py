@@ -1,0 +1,113 @@
+"""bf16, fp16 and torch.compile in a step; what the hardware does not have is refused."""
+
+import pytest
+import torch
+
+from afa.config.settings import ComputeSettings
+from afa.errors import AFAError, ConfigError
+from afa.networks.build import load_source_weights
+from afa.training.engine import train_step
+from afa.training.precision import Precision
+from afa.training.setup import Start, build_learner
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def learner_with(settings_for, monkeypatch):
+    """A learner of AST on the demo's source, computing as asked, on a CPU that has what it takes."""
+    monkeypatch.setattr("afa.training.precision._missing_hardware", lambda name, device: "")
+
+    def build(**compute):
+        settings = settings_for(reg_type="ast")
+        state, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
+        learner = build_learner(
+            settings.backbone,
+            settings.stages[0],
+            start=Start(state, origin, with_head=False),
+            num_classes=3,
+            image_size=64,
+            seed=1,
+            device=CPU,
+            compute=ComputeSettings(**compute),
+        )
+        learner.target.network.classifier[0].p = 0.0
+        learner.target.train()
+        return learner
+
+    return build
+
+
+def steps(learner, count=2):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 64, 64, generator=generator)
+    return [train_step(learner, images, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_in_sixteen_bits_losses_and_weights_stay_float32(learner_with, precision, tolerance):
+    learner = learner_with(precision=precision)
+    # fp16's scale begins too high, and the steps that overflow change nothing.
+    step = next(step for step in steps(learner, 12) if step.gradient_norm > 0)
+    (exact,) = steps(learner_with(), 1)
+    assert {value.dtype for value in (*step.losses, step.logits)} == {torch.float32}
+    assert {parameter.dtype for parameter in learner.target.parameters()} == {torch.float32}
+    assert step.losses.total.item() == pytest.approx(exact.losses.total.item(), rel=tolerance)
+    assert step.losses.total != exact.losses.total
+    assert step.gradient_norm.item() == pytest.approx(exact.gradient_norm.item(), rel=10 * tolerance)
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_halved(learner_with):
+    learner = learner_with(precision="fp16")
+    steps(learner, 1)
+    before = {name: value.clone() for name, value in learner.target.named_parameters()}
+    learner.scaler.update(2.0**100)
+    (step,) = steps(learner, 1)
+    assert step.gradient_norm == 0
+    assert all(torch.equal(value, before[name]) for name, value in learner.target.named_parameters())
+    assert learner.scaler.get_scale() == 2.0**99
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"), [("tf32", "a CUDA card"), ("fp16", "a CUDA card"), ("bf16", "a CUDA card, or a CPU with avx512")]
+)
+def test_a_cpu_refuses_what_it_has_no_hardware_for(monkeypatch, name, needs):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(ConfigError, match=f"precision: {name} needs {needs}.*fp32 is right"):
+        Precision(name, CPU)
+
+
+def test_a_card_before_ampere_refuses_bf16_and_tf32(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    for name in ("bf16", "tf32"):
+        with pytest.raises(ConfigError, match="compute capability 8"):
+            Precision(name, torch.device("cuda", 0))
+    assert Precision("fp16", torch.device("cuda", 0)).name == "fp16"
+
+
+def test_products_are_whole_float32_but_in_a_step_that_asks_for_less():
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = flags()
+    with Precision("fp32", CPU).products():
+        assert flags() == (False, False)
+    assert flags() == before
+
+
+def test_a_compiler_that_fails_is_one_line(learner_with, monkeypatch):
+    def fail(module, example_inputs):
+        raise RuntimeError("no compiler\nhere")
+
+    real = torch.compile
+    monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend=fail, **options))
+    with pytest.raises(AFAError, match=r"compile = true: torch cannot compile here \(.*compile = false does without"):
+        steps(learner_with(compile=True))
+
+
+def test_what_is_compiled_computes_the_same(learner_with, monkeypatch):
+    """Up to the code generator, which takes a minute."""
+    real = torch.compile
+    monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend="aot_eager", **options))
+    for own, plain in zip(steps(learner_with(compile=True)), steps(learner_with()), strict=True):
+        torch.testing.assert_close(own.losses, plain.losses, rtol=1e-4, atol=0)
