@@ -129,3 +129,42 @@ def test_settings_are_frozen_and_every_field_says_why() -> None:
     with pytest.raises(FrozenInstanceError):
         build().run.repeat = 2  # type: ignore[misc]
     assert [key for key, (_, field) in FIELDS.items() if not field.metadata["reason"]] == []
+
+
+def test_a_recipe_stands_for_its_stages() -> None:
+    settings = build(reg_type="afa_source_kept", alpha=0.1, lr=0.5, second_stage={"alpha": 0.2, "lr": 0.05})
+    assert [(s.method, s.alpha, s.learning_rate, s.keep_source) for s in settings.stages] == [
+        ("ast", 0.1, 0.5, False),
+        ("act", 0.2, 0.05, True),
+    ]
+    assert settings.run_name.endswith("_AST_ACT-source-kept")
+    assert [s.method for s in build(reg_type="act_then_ast", alpha=1).stages] == ["act", "ast"]
+    assert list(problems(without="alpha", reg_type="afa", first_stage={"alpha": 0.1})) == ["second_stage.alpha"]
+
+
+def test_a_stage_cannot_contradict_its_recipe() -> None:
+    message = "reg_type = afa makes it ast; leave it out"
+    assert problems(reg_type="afa", first_stage={"reg_type": "act"}) == {"first_stage.reg_type": message}
+    assert build(reg_type="afa", first_stage={"reg_type": "pixel_att_fea_map_learn"}).stages[0].method == "ast"
+
+
+def test_a_recipe_within_a_stage_is_refused() -> None:
+    stages = {"first_stage": {"reg_type": "afa"}, "second_stage": {"reg_type": "act"}}
+    assert problems(alpha=0.1, **stages) == {"first_stage.reg_type": "afa has stages of its own; put it outside"}
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "schedule"),
+    [({}, 10, "explr"), ({"max_iter": 9}, 0, "explr"), ({"epochs": 3, "lr_scheduler": "coslr"}, 3, "coslr")],
+)
+def test_l2_fe_has_ten_epochs_and_its_schedule_where_the_config_says_nothing(given, epochs, schedule) -> None:
+    stage = build(reg_type="l2_fe", **given).stages[0]
+    assert (stage.epochs, stage.schedule, stage.weight_decay) == (epochs, schedule, 1e-4)
+
+
+def test_layers_may_be_a_number_that_the_network_can_spread() -> None:
+    assert build(aligned_layers=8).backbone.aligned_layers == 8
+    assert "6 layers cannot be spread evenly over it" in problems(aligned_layers=6)["aligned_layers"]
+    assert "8 layers cannot" in problems(base_model_name="inception_v3", aligned_layers=8)["aligned_layers"]
+    assert "needs aligned_layers = [...]" in problems(base_model_name="vgg16", aligned_layers=8)["base_model_name"]
+    assert problems(aligned_layers=3)["aligned_layers"] == "3 is out of range: 4 to 12 is right"

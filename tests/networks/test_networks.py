@@ -9,8 +9,8 @@ from afa.errors import CheckpointError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective
 from afa.method.term import Given
-from afa.networks.backbones import BACKBONES
-from afa.networks.build import build_network, head_name, load_backbone
+from afa.networks.backbones import BACKBONES, layers_of
+from afa.networks.build import build_network, head_name, load_backbone, old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_file_safely, load_state, state_dict_of
 
@@ -36,6 +36,53 @@ def test_aligned_maps_and_attention_parameters(name):
             for m in ("ast", "act")
         )
         assert counts == TABLE_6[name]
+
+
+TABLE_11 = {
+    ("resnet101", 8): (
+        "layer1.1 layer1.2 layer2.1 layer2.3 layer3.11 layer3.22 layer4.1 layer4.2",
+        [(256, 56)] * 2 + [(512, 28)] * 2 + [(1024, 14)] * 2 + [(2048, 7)] * 2,
+    ),
+    ("resnet101", 12): (
+        "layer1.0 layer1.1 layer1.2 layer2.0 layer2.2 layer2.3 layer3.7 layer3.14 layer3.22 layer4.0 layer4.1 layer4.2",
+        [(256, 56)] * 3 + [(512, 28)] * 3 + [(1024, 14)] * 3 + [(2048, 7)] * 3,
+    ),
+    ("mobilenet_v2", 8): (
+        "features.3 features.5 features.7 features.9 features.11 features.13 features.15 features.17",
+        [(24, 56), (32, 28), (64, 14), (64, 14), (96, 14), (96, 14), (160, 7), (320, 7)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "number"), TABLE_11)
+def test_more_layers_are_spread_evenly_over_the_stages(name, number):
+    blocks, shapes = TABLE_11[name, number]
+    layers = layers_of(name, number)
+    ending = ".conv3" if name == "resnet101" else ".conv.2"
+    assert layers == tuple(f"{block}{ending}" for block in blocks.split())
+    maps = FeatureNetwork(build_network(name, 2), layers).map_shapes(224)
+    assert [(shape.channels, shape.height) for shape in maps] == shapes
+    assert layers_of(name, 4) == layers_of(name, ()) == BACKBONES[name].aligned_layers
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
+def test_the_heads_input_is_what_the_head_turns_into_logits(name):
+    network = build_network(name, 5)
+    logits, maps = FeatureNetwork(network, (), with_head_input=True).train()(torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(network.get_submodule(head_name(network))(maps[-1]), logits)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "holds no classifier.1.weight and classifier.1.bias"),
+        ({"classifier.1.weight": torch.zeros(7, 20), "classifier.1.bias": torch.zeros(7)}, "its classifier is (7, 20)"),
+    ],
+)
+def test_a_source_without_a_classifier_that_fits_is_one_line(state, message):
+    with pytest.raises(CheckpointError) as error:
+        old_head(build_network("mobilenet_v2", 3), state, "x.pth")
+    assert str(error.value).startswith(f"x.pth: {message}")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -13,7 +13,8 @@ from afa.method.objectives import what_is_read
 from afa.networks.build import build_network, load_backbone, load_source_weights
 from afa.networks.features import FrozenSource
 from afa.training.engine import train_step
-from afa.training.setup import Start, build_learner
+from afa.training.optim import learning_rate_factor
+from afa.training.setup import Start, build_learner, source_start
 
 LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
 ALPHA, BETA, RATE, MOMENTUM = 0.02, 0.01, 0.01, 0.9
@@ -195,3 +196,32 @@ def test_every_method_steps_and_adds_up(settings_for, method):
     }
     assert any(name.startswith("classifier") for name in changed)
     assert any(name.startswith("features") for name in changed) == row.trains_backbone
+
+
+def test_the_source_may_be_another_network_than_the_start(settings_for):
+    """Table 10: the target starts from stage one, the frozen source is the pre-trained network."""
+    settings = settings_for(reg_type="act", keep_source="true")
+    pre_trained, stage_one = source_start(settings.backbone), build_network("mobilenet_v2", 3).state_dict()
+    learner = build_learner(
+        settings.backbone,
+        settings.stages[0],
+        start=Start(stage_one, "stage one", with_head=True),
+        source_from=pre_trained,
+        num_classes=3,
+        image_size=32,
+        seed=1,
+        device=torch.device("cpu"),
+    )
+    network = build_network("mobilenet_v2", 19)
+    network.load_state_dict(pre_trained.state)
+    maps = []
+    network.get_submodule(LAYERS[-1]).register_forward_hook(lambda _module, _inputs, out: maps.append(out))
+    images = torch.randn(2, 3, 32, 32)
+    network.eval()(images)
+    torch.testing.assert_close(learner.source(images)[-1], maps[0].detach(), rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(learner.target.network.state_dict()[name], value) for name, value in stage_one.items())
+
+
+def test_the_rate_falls_tenfold_every_six_epochs():
+    factors = [learning_rate_factor(epoch, epochs=10, schedule="explr", decay_factor=0.1) for epoch in (0, 3, 6, 9)]
+    assert factors == pytest.approx([1, 10**-0.5, 0.1, 0.1 * 10**-0.5])
