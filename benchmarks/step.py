@@ -72,7 +72,7 @@ class Sides:
             image_size=self.words.size,
             seed=1,
             device=self.device,
-            compute=ComputeSettings(),
+            compute=ComputeSettings(precision=self.words.precision, compile=self.words.compile),
         )
         learner.target.train()
         images = self.channels_last()
@@ -100,7 +100,7 @@ class Sides:
 def peak_memory(words: argparse.Namespace, backbone: str, side: str) -> float:
     """GiB at most during two steps, in a process of its own."""
     own = ["--networks", backbone, "--memory", side, "--batch", str(words.batch), "--size", str(words.size)]
-    own += ["--device", words.device]
+    own += ["--device", words.device, "--precision", words.precision, *["--compile"] * words.compile]
     done = subprocess.run([sys.executable, __file__, *own], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -140,6 +140,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=["mobilenet_v2", "resnet101"])
     parser.add_argument("--methods", nargs="+", default=["ast", "act"], choices=["ast", "act"])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", help="of this program; the other sides keep fp32")
+    parser.add_argument("--compile", action="store_true", help="this program's target")
     parser.add_argument("--batch", type=int, help="16 on a CPU, 64 on a card")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, help="3 on a CPU, 20 on a card")
@@ -186,7 +188,7 @@ def main() -> None:
     ]
     print(f"batch {words.batch}, {words.size} pixels, {torch.get_num_threads()} threads, median of {words.repeats}")
     print(format_table(header, rows))
-    told = {"batch": words.batch, "size": words.size, "repeats": words.repeats}
+    told = {name: getattr(words, name) for name in ("batch", "size", "repeats", "precision", "compile")}
     write(words.json, torch.device(words.device), **told, results=results)
 
 
