@@ -80,7 +80,7 @@ class FeatureNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_layers(network, aligned_layers)
-        self.network = make_lean(network).to(memory_format=memory_format)
+        self.network = network.to(memory_format=memory_format)
         self.memory_format = memory_format
         self.aligned_layers = tuple(aligned_layers)
         self._outputs = [*aligned_layers, *[HEAD_INPUT] * with_head_input]
@@ -89,6 +89,7 @@ class FeatureNetwork(nn.Module):
         self._compiled: Callable[[Tensor], Any] | None = None
         # In a tuple, so that its parameters are not registered a second time.
         self._extractor = (layer_extractor(network, [*self._outputs, self._head]),)
+        make_lean(network)  # afterwards: torch.fx cannot look into it
 
     def compile_training(self) -> None:
         """From now on the forward pass in train mode, and its way back, are compiled."""
