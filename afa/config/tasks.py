@@ -47,6 +47,18 @@ class PredictSettings:
 
 
 @dataclass(frozen=True)
+class ExportSettings:
+    """``mode=export``: a trained network as a file for other programs."""
+
+    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT)
+    format: str = setting("format", "of the file", choices=("onnx", "torch_export", "safetensors"))
+    output: str = setting("output", "folder for the network, model.json and its card README.md", default="exported")
+    base_model_name: str = setting("base_model_name", _BACKBONE, default="")
+    classes_file: str = setting("classes_file", _CLASSES, default="")
+    outpath: str = setting("outpath", _OUTPATH, default="runs")
+
+
+@dataclass(frozen=True)
 class VisualizeSettings:
     """``mode=visualize``: pictures of what a trained stage looks at and gets wrong."""
 
@@ -163,6 +175,13 @@ TASKS: dict[str, Task] = {
         _check_predict,
         "mode=predict pre_trained_path=best.pth input=photo.jpg",
         "the five likeliest classes of an image, a folder or a pattern; also as CSV and JSON",
+    ),
+    "export": Task(
+        ExportSettings,
+        "afa.inference.export:export",
+        check_checkpoint,
+        "mode=export pre_trained_path=best.pth format=onnx",
+        "the network as ONNX, torch.export or safetensors, with a model card",
     ),
     "visualize": Task(
         VisualizeSettings,

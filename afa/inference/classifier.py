@@ -143,6 +143,16 @@ def load_classifier(
     )
 
 
+def read_classes(file: str) -> list[str]:
+    """Class names, one a line; none where no file is named."""
+    if not file:
+        return []
+    try:
+        return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+
+
 def _backbone_name(content: Checkpoint, path: Path, given: str) -> str:
     if not content.backbone and not given:
         raise ConfigError(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from afa.config.layout import matching
 from afa.config.tasks import PredictSettings
 from afa.errors import ConfigError, DataError
-from afa.inference.classifier import Classifier, Prediction, load_classifier
+from afa.inference.classifier import Classifier, Prediction, load_classifier, read_classes
 from afa.networks.weights import sha256
 from afa.results.journal import Progress
 from afa.results.records import keep_old, write_json, write_text
@@ -58,16 +58,6 @@ def _files_in(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".")]
     return found
-
-
-def read_classes(file: str) -> list[str]:
-    """Class names, one a line; none where no file is named."""
-    if not file:
-        return []
-    try:
-        return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _classify(classifier: Classifier, paths: Sequence[Path], batch_size: int) -> tuple[list[Prediction], list[str]]:
