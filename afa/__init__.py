@@ -18,6 +18,12 @@ _PUBLIC = {
     "predict": "afa.training.engine",
     "score": "afa.training.engine",
     "load_checkpoint": "afa.training.checkpoint",
+    "prepare": "afa.data.prepare.command",
+    "PrepareSettings": "afa.config.tasks",
+    "load_classifier": "afa.inference.classifier",
+    "attention_maps": "afa.inference.attention_maps",
+    "export": "afa.inference.export",
+    "ExportSettings": "afa.config.tasks",
     "AFAError": "afa.errors",
 }
 __all__ = list(_PUBLIC)

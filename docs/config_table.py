@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from afa.config.grid import GRID, GridOptions, GridSettings
 from afa.config.settings import FIELDS
+from afa.config.tasks import TASKS
 
 
 def config_table() -> str:
@@ -18,6 +19,16 @@ def grid_table() -> str:
     """The same of a grid's keys, for ``docs/reproduce-the-paper.md``."""
     inside = {f"{GRID}.{field.metadata['key']}": field for field in fields(GridSettings)}
     return _table(inside | {field.metadata["key"]: field for field in fields(GridOptions)})
+
+
+def task_tables() -> str:
+    """The keys of what is done without a config file, for ``docs/your-own-data.md``."""
+    tables = []
+    for name, task in TASKS.items():
+        title = f"`{name}=<data set>`" if name == "prepare" else f"`mode={name}`"
+        keys = {field.metadata["key"]: field for field in fields(task.settings)}
+        tables.append(f"{title}\n\n{_table(keys)}")
+    return "\n\n".join(tables)
 
 
 def _table(keys: dict[str, Field]) -> str:
@@ -35,4 +46,4 @@ def _default(field: Field) -> str:
 
 
 if __name__ == "__main__":
-    print(config_table(), grid_table(), sep="\n\n")
+    print(config_table(), grid_table(), task_tables(), sep="\n\n")
