@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except OSError as error:  # a full disk, a folder that is gone: files written beside the checkpoints
         place = f"{error.filename}: " if error.filename else ""
-        print(f"{place}{error.strerror or error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        what_next = "" if is_setting(words[0]) else "; the same command goes on from the last checkpoint"
+        print(f"{place}{error.strerror or error}{what_next}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command begins again", file=sys.stderr)

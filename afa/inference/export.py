@@ -1,5 +1,6 @@
 """``mode=export``: a trained network as one file for other programs, with a model card beside it."""
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +55,9 @@ def traceable(classifier: Classifier) -> Traceable:
 def write_torch_export(classifier: Classifier, path: Path) -> None:
     """``torch.export.load(path).module()`` gives the network back."""
     module, example, shapes = traceable(classifier)
-    torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a remark on weights that are not on the CPU; these are
+        torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), path)
 
 
 def write_onnx(classifier: Classifier, path: Path) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from afa.config.layout import matching
 from afa.config.tasks import PredictSettings
-from afa.errors import ConfigError, DataError
+from afa.errors import ConfigError, DataError, printable
 from afa.inference.classifier import Classifier, Prediction, load_classifier, read_classes
 from afa.networks.weights import sha256
 from afa.results.journal import Progress
@@ -74,9 +74,10 @@ def _classify(classifier: Classifier, paths: Sequence[Path], batch_size: int) ->
 def _show(predictions: Sequence[Prediction], bad: Sequence[str]) -> None:
     for prediction in predictions[:_SHOWN]:
         guesses = zip(prediction.classes, prediction.probabilities, strict=True)
-        tqdm.write(f"{prediction.path}: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in guesses))
+        text = ", ".join(f"{name} {100 * value:.1f} %" for name, value in guesses)
+        tqdm.write(printable(f"{prediction.path}: {text}"))
     for line in bad[:_SHOWN]:
-        tqdm.write(f"skipped {line}")
+        tqdm.write(printable(f"skipped {line}"))
     more = max(len(predictions) - _SHOWN, 0) + max(len(bad) - _SHOWN, 0)
     if more:
         tqdm.write(f"and {more} more")
@@ -98,7 +99,7 @@ def _write(folder: Path, classifier: Classifier, predictions: Sequence[Predictio
             "checkpoint_sha256": sha256(classifier.path),
             "images": [
                 {
-                    "path": str(path),
+                    "path": printable(str(path)),
                     "top": [
                         {"class": name, "probability": value}
                         for name, value in zip(classes, probabilities, strict=True)
@@ -106,7 +107,7 @@ def _write(folder: Path, classifier: Classifier, predictions: Sequence[Predictio
                 }
                 for path, classes, probabilities in predictions
             ],
-            "skipped": list(bad),
+            "skipped": [printable(line) for line in bad],
         },
     )
     return moved
@@ -120,5 +121,5 @@ def _csv(predictions: Sequence[Prediction]) -> str:
     writer.writerow(["path", *(name for rank in ranks for name in (f"top{rank}", f"probability{rank}"))])
     for path, classes, probabilities in predictions:
         guesses = [cell for one, p in zip(classes, probabilities, strict=True) for cell in (one, f"{p:.6f}")]
-        writer.writerow([path, *guesses])
+        writer.writerow([printable(str(path)), *guesses])
     return text.getvalue()

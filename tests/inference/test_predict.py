@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_a_pattern_and_a_single_image(make_checkpoint, pictures, tmp_path, capsy
     assert main(predict_words(path, pictures / "0.jpg", tmp_path)) == 0
     assert "1 images, 0 skipped" in capsys.readouterr().out
     assert (tmp_path / "out/predictions.old-1.csv").read_bytes() == before
+
+
+def test_a_name_that_is_no_text_or_steers_a_terminal_is_written_as_text(make_checkpoint, pictures, tmp_path, capsys):
+    strange = b"\x1b[2J\xff.jpg"
+    (pictures / "0.jpg").rename(pictures / os.fsdecode(strange))
+    assert main(predict_words(make_checkpoint(), pictures, tmp_path)) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    paths = [image["path"] for image in json.loads((tmp_path / "out/predictions.json").read_text())["images"]]
+    assert str(pictures / r"\x1b[2J\udcff.jpg") in paths
 
 
 def test_no_image_at_all_is_an_error_and_writes_nothing(make_checkpoint, pictures, tmp_path, capsys):
