@@ -9,6 +9,8 @@ import torch
 from torchvision.models import resnet18
 
 from afa.command_line import main
+from afa.config.settings import RELEASED_METHODS
+from afa.method.catalogue import METHODS, RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "demo/README.md"])
@@ -53,3 +55,10 @@ def test_the_config_for_another_backbone_starts(words, tmp_path, capsys):
     torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
     assert main([str(config), *words, f"source_weights={tmp_path / 'weights.pth'}", "dry_run=true"]) == 0
     assert "layer2.1.conv2  128       4 x 4" in capsys.readouterr().out
+
+
+def test_the_table_of_methods_has_all_of_them_under_both_names():
+    rows = (ROOT / "docs/methods.md").read_text(encoding="utf-8").splitlines()
+    named = {row.split("|")[1].strip(" `"): row for row in rows if row.startswith("| `")}
+    assert set(named) == {"reg_type", *METHODS, *RECIPES}
+    assert all(f"`{released}`" in named[ours] for released, ours in RELEASED_METHODS.items())
