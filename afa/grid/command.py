@@ -63,8 +63,7 @@ def train(cells: Sequence[Cell]) -> int:
 
 def _train_one(cell: Cell) -> str:
     """Why the run failed; empty where it did not, or where another process has it at work."""
-    from afa.grid.search import choose_alphas
-    from afa.training.algorithm import run
+    from afa.grid.search import choose_alphas, run
 
     try:
         run(cell.settings(choose_alphas(cell.first_seed, cell.search_folder) if cell.is_searched else None))
