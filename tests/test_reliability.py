@@ -385,7 +385,7 @@ def test_killed_while_it_wrote_its_very_first_file(words, tmp_path, monkeypatch)
     def begun(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("afa.training.algorithm.StageRun", begun)
+    monkeypatch.setattr("afa.training.algorithm.run_stage", begun)
     assert main(commands(words, tmp_path)["one"]) == 130
 
 
@@ -535,7 +535,7 @@ def test_changed_channel_weights_are_refused_on_resume(words, tmp_path, monkeypa
     program.wait()
     path.write_text(json.dumps([[2.0] * c for c in DELTA]))
     assert main(command) == 1
-    assert "since it began the channel weights changed" in one_line(capsys.readouterr().err)
+    assert "since it began the fixed weights changed" in one_line(capsys.readouterr().err)
 
 
 def test_names_that_are_no_utf_8_or_would_steer_the_terminal(words, data, tmp_path, capsys):
