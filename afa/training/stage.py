@@ -77,9 +77,10 @@ class StageRun:
         except StoppedError:
             self._save()
             raise
-        except RuntimeError as error:
-            # A worker's end is raised wherever the step is just then: there is nothing whole to save.
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # A worker's end is raised wherever the step is just then, or where the worker was being listened to:
+            # there is nothing whole to save.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise AFAError(
                 f"{job.title}: a process that decodes images died (no memory left?); the last checkpoint is as it was; "
