@@ -43,9 +43,8 @@ def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
 
 def _head_input(network: nn.Module) -> str:
     """Name in the network's graph of what the head reads: a layer, or an operation such as ``flatten``."""
-    tracer, training = NodePathTracer(), network.training
-    graph = tracer.trace(network.eval())  # a ReLU6 that trains cannot be traced (activations.py)
-    network.train(training)
+    tracer = NodePathTracer()
+    graph = tracer.trace(network)
     head = next(node for node in graph.nodes if node.op == "call_module" and node.target == head_name(network))
     return tracer.node_to_qualname[head.args[0]]
 

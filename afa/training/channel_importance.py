@@ -21,11 +21,13 @@ from afa.config.settings import StageSettings
 from afa.data.loaders import Batch
 from afa.method.alignment import delta_channel_weights
 from afa.networks.ablation import ChannelAblation
+from afa.networks.build import build_network
+from afa.networks.weights import load_state
 from afa.results.journal import Journal
 from afa.results.records import read_json, write_json
 from afa.training.checkpoint import load_checkpoint
 from afa.training.job import StageJob
-from afa.training.setup import aligned_layers, aligned_shapes, build_target, source_start
+from afa.training.setup import aligned_layers, aligned_shapes, source_start
 from afa.training.signals import Signals
 from afa.training.stage import run_stage
 
@@ -59,8 +61,9 @@ def compute_channel_weights(job: StageJob, journal: Journal, signals: Signals) -
     )
     run_stage(head, journal, signals)
     path = head.folder / LAST
-    network = build_target(job.backbone, load_checkpoint(path), path, job.classes).network.to(job.device)
-    increases = _all_increases(job, network, job.folder / "channel_increases.json", journal)
+    network = build_network(job.backbone.name, len(job.classes))
+    load_state(network, load_checkpoint(path).model, path)
+    increases = _all_increases(job, network.to(job.device), job.folder / "channel_increases.json", journal)
     means = [torch.tensor(layer, dtype=torch.float64).mean(dim=0) for layer in increases]
     return [delta_channel_weights(mean).float() for mean in means]
 

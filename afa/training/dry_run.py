@@ -151,9 +151,7 @@ def _estimate_training(
                 stage_job(settings, images, Path(scratch), device, start=start, repeat=1, index=index)
             )
             if job.fixed_weights:
-                say(
-                    f"{job.title}: time to make its fixed weights, if it has no file of them, is not in the estimate"
-                )
+                say(f"{job.title}: time to make its fixed weights, if it has no file of them, is not in the estimate")
             stage, run, step = measure_stage(job, journal, signals)
             say(describe_stage(job, run.learner, step, stage))
             stages.append(stage)
