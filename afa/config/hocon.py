@@ -12,7 +12,8 @@ from typing import Any
 import pyparsing
 from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[import-untyped]
 
-from afa.config.grid import GRID, Grid, build_grid
+from afa.config.grid import GRID, Grid
+from afa.config.grid_cells import build_grid
 from afa.config.paths import check_paths
 from afa.config.scanner import Finding, Origin
 from afa.config.schema import Problem, build_settings

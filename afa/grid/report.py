@@ -9,22 +9,9 @@ from afa.config.grid import Grid
 from afa.grid.published import title_of
 from afa.grid.runs import Run, State, read_run
 from afa.grid.summary import Row, summarise
-from afa.results.figures import Spread
+from afa.results.figures import Spread, format_seconds
 from afa.results.records import write_text
 
-_COLUMNS = (
-    "network",
-    "data set",
-    "method",
-    "alpha",
-    "runs",
-    "last epoch",
-    "best epoch",
-    "selected on",
-    "published",
-    "difference",
-    "",
-)
 _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is not selected. *Best
 epoch* has the highest top-1 of all epochs on the images under *selected on*; with `test` it is selected on the test
@@ -55,34 +42,39 @@ def markdown(grid: Grid, rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """The table, what it means, and what is wrong with which folder."""
     title = title_of(grid.grid.published)
     heading = f"{grid.report.name}: the paper's Table {grid.grid.published}, {title}" if title else grid.report.name
-    lines = [f"# {heading}", "", _line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
-    lines += [_line(_cells(row)) for row in rows]
-    done = sum(run.state is State.DONE for run in runs)
+    done = [run for run in runs if run.state is State.DONE]
+    seconds = sum(stage.seconds for run in done for stage in run.stages)
     broken = [f"- {run.problem}" for run in runs if run.state is State.BROKEN]
-    lines += ["", f"{done} of {len(runs)} runs are done.", "", _NOTES]
+    lines = [f"# {heading}", "", *_table([_cells(row) for row in rows])]
+    lines += ["", f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.", "", _NOTES]
     if broken:
         lines += ["", "Left out, since they cannot be used:", "", *broken]
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def _table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Markdown; a column that is empty everywhere is left out, one that is the same everywhere stands above."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    same = [name for name in ("network", "data set") if name in columns and len({row[name] for row in rows}) == 1]
+    shown = [name for name in columns if name not in same]
+    above = [", ".join(f"{name}: {rows[0][name]}" for name in same), ""] if same else []
+    lines = [shown, ["---"] * len(shown), *([row[name] for name in shown] for row in rows)]
+    return above + [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
 
 
-def _cells(row: Row) -> list[str]:
-    return [
-        row.network,
-        row.dataset,
-        row.method,
-        row.alphas,
-        f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
-        _accuracy(row.last) or "missing",
-        _accuracy(row.best) or "missing",
-        row.selected_on,
-        _accuracy(row.published),
-        "" if row.difference is None else f"{row.difference:+.1f}",
-        "!" if row.is_outside else "",
-    ]
+def _cells(row: Row) -> dict[str, str]:
+    return {
+        "network": row.network,
+        "data set": row.dataset,
+        "method": row.method,
+        "alpha": row.alphas,
+        "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
+        "last epoch": _accuracy(row.last) or "missing",
+        "best epoch": _accuracy(row.best) or "missing",
+        "selected on": row.selected_on,
+        "published": _accuracy(row.published),
+        "difference": "" if row.difference is None else f"{row.difference:+.1f}{' !' if row.is_outside else ''}",
+    }
 
 
 def _accuracy(value: Spread | None) -> str:

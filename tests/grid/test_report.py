@@ -82,7 +82,7 @@ def test_measured_stands_beside_published(grid, report, tmp_path, capsys) -> Non
     assert (afa["difference"], afa["outside_two_deviations"]) == ("0.9000", "1")
     assert (ast["best_selected_on"], ast["alpha"], afa["alpha"]) == ("test", "0.1", "0.1 / 0.15")
     text = capsys.readouterr().out
-    line = "| AFA | 0.1 / 0.15 | 5 of 5 | 90.5 ± 0.0 | 91.0 ± 0.0 | test | 90.1 ± 0.0 | +0.9 | ! |"
+    line = "| AFA | 0.1 / 0.15 | 5 of 5 | 90.5 ± 0.0 | 91.0 ± 0.0 | test | 90.1 ± 0.0 | +0.9 ! |"
     assert line in text
     assert line in (tmp_path / "paper/table_4.md").read_text()
     assert (tmp_path / "paper/table_4.png").read_bytes().startswith(b"\x89PNG")
@@ -121,7 +121,9 @@ def test_any_result_that_cannot_be_used_is_named(grid, report, capsys, content) 
 
 def test_nothing_there_is_all_missing(report, capsys) -> None:
     assert {row["runs"] for row in report().values()} == {"0"}
-    assert "| DFA |  | 0 of 5 (5 missing) | missing | missing |  | 88.3 ± 0.2 |" in capsys.readouterr().out
+    assert (
+        "| Stanford Dogs 120 | DFA | 0 of 5 (5 missing) | missing | missing | 88.3 ± 0.2 |" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("kind", ["curves", "images_per_class"])
