@@ -15,8 +15,8 @@ from afa.results.records import write_text
 _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is not selected. *Best
 epoch* has the highest top-1 of all epochs on the images under *selected on*; with `test` it is selected on the test
-images, as the published figures are. *Difference*: best epoch less published. `!`: it is larger than two standard
-deviations of both together."""
+images, as the published figures are. *Alpha* (held-out): the best of several on held-out training images. *Difference*:
+best epoch less published; `!`: larger than two standard deviations of both together."""
 
 
 def write_report(grid: Grid) -> None:
@@ -67,7 +67,7 @@ def _cells(row: Row) -> dict[str, str]:
         "network": row.network,
         "data set": row.dataset,
         "method": row.method,
-        "alpha": row.alphas,
+        "alpha": row.alphas + (" (held-out)" if row.alpha_selected_on else ""),
         "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
         "last epoch": _accuracy(row.last) or "missing",
         "best epoch": _accuracy(row.best) or "missing",
@@ -100,6 +100,7 @@ def _record(row: Row) -> dict[str, str | int]:
         "dataset": row.dataset,
         "method": row.method,
         "alpha": row.alphas,
+        "alpha_selected_on": row.alpha_selected_on,
         "runs": row.runs,
         "wanted": row.wanted,
         "not_done": row.states,

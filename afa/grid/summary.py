@@ -22,6 +22,7 @@ class Row:
         last: of the last epoch, which nothing was selected for.
         best: of the epoch with the highest top-1 on ``selected_on``: ``test``, as published, or ``held_out``.
         alphas: of each stage, as trained with; several where the seeds differ.
+        alpha_selected_on: ``held_out`` where the grid searched for it; else empty.
     """
 
     network: str
@@ -34,6 +35,7 @@ class Row:
     best: Spread | None
     selected_on: str
     alphas: str
+    alpha_selected_on: str
     published: Spread | None
 
     @property
@@ -72,5 +74,6 @@ def _row(group: tuple[str, str, str], runs: Sequence[Run], published: Spread | N
         best=spread([result.best.test_top1 for result in final]) if final else None,
         selected_on=", ".join(sorted({result.selected_on for result in final})),
         alphas=", ".join(sorted({run.alphas for run in done})),
+        alpha_selected_on="held_out" if done and done[0].cell.is_searched else "",
         published=published,
     )

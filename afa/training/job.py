@@ -10,6 +10,8 @@ from torch import Tensor
 from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
+from afa.errors import ConfigError
+from afa.networks.features import FeatureNetwork
 from afa.training.optim import count_epochs
 from afa.training.setup import Start, digest
 from afa.training.splits import Split, Splits
@@ -90,4 +92,20 @@ class StageJob:
             device=self.device,
             num_workers=self.num_workers,
             canvases=split.canvases,
+        )
+
+
+def check_last_batch(job: StageJob, target: FeatureNetwork) -> None:
+    """Batch-norm cannot train on a single value a channel: one image with maps of one position.
+
+    Raises:
+        ConfigError: the last batch is such an image.
+    """
+    images = len(job.splits.train.folder)
+    if images % job.batch_size != 1:
+        return
+    if any(s.height * s.width == 1 for s in target.map_shapes(job.preprocessing.image_size)):
+        raise ConfigError(
+            f"batch_size: with {job.batch_size} the last batch of {images} images holds a single one, too few for "
+            f"batch-norm at image_size = {job.preprocessing.image_size}; choose another batch_size"
         )

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from afa.config.layout import BEST, LAST
 from afa.data.loaders import Batch, TrainLoader
-from afa.errors import AFAError, ConfigError
+from afa.errors import AFAError
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import Row, Score, StageResult
 from afa.results.journal import Journal
 from afa.results.records import Scalars, read_json, write_json, write_log, write_predictions
 from afa.training.checkpoint import load_checkpoint
-from afa.training.engine import Learner, Step, TestFigures, TrainSums, predict, score, train_one_epoch
+from afa.training.engine import Step, TestFigures, TrainSums, predict, score, train_one_epoch
 from afa.training.finite import FiniteCheck
-from afa.training.job import StageJob
+from afa.training.job import StageJob, check_last_batch
 from afa.training.optim import learning_rate_factor, set_learning_rate
 from afa.training.setup import build_learner, build_target
 from afa.training.signals import Signals, StoppedError
@@ -52,7 +52,7 @@ class StageRun:
             fixed_weights=job.fixed_weights,
             compute=job.compute,
         )
-        _check_last_batch(job, self.learner)
+        check_last_batch(job, self.learner.target)
         self.state = restore_state(job, self.learner, journal)
         self._finite = FiniteCheck(job.device)
         self._saved_at = time.monotonic()
@@ -240,15 +240,3 @@ class StageRun:
         )
         write_json(job.folder / "stage.json", result.to_dict())
         return result
-
-
-def _check_last_batch(job: StageJob, learner: Learner) -> None:
-    """Batch-norm cannot train on a single value a channel: one image with maps of one position."""
-    images = len(job.splits.train.folder)
-    if images % job.batch_size != 1:
-        return
-    if any(s.height * s.width == 1 for s in learner.target.map_shapes(job.preprocessing.image_size)):
-        raise ConfigError(
-            f"batch_size: with {job.batch_size} the last batch of {images} images holds a single one, too few for "
-            f"batch-norm at image_size = {job.preprocessing.image_size}; choose another batch_size"
-        )

@@ -116,7 +116,7 @@ def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path
         assert (run["selected_on"], run["data"]["held_out_fraction"]) == ("test", 0.0)
         assert "alpha = 0.01" in (place / f"seed_{seed}/settings.log").read_text()
     assert capsys.readouterr().out.count("not finite: ") == 2
-    assert "0.01 / 0.02,2,2" in table(tmp_path / "runs", words)
+    assert "0.01 / 0.02,held_out,2,2" in table(tmp_path / "runs", words)
 
 
 def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:
