@@ -10,6 +10,7 @@ from importlib import metadata
 import afa
 from afa.config.grid import Grid
 from afa.config.hocon import load_config
+from afa.config.launch import refuse_several, said_once
 from afa.config.task_words import is_setting, load_task, task_name
 from afa.config.tasks import TASKS
 from afa.errors import AFAError, ConfigError
@@ -37,12 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(arguments).words
     try:
         if is_setting(words[0]):
+            with said_once():
+                refuse_several("mode")
             task, settings = load_task(words)
             task.run(settings)
             return 0
         return _run_config(words[0], words[1:])
     except AFAError as error:
-        print("\n".join(error.lines), file=sys.stderr)
+        if error.lines:
+            print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status
     except OSError as error:  # a full disk, a folder that is gone: files written beside the checkpoints
         place = f"{error.filename}: " if error.filename else ""
@@ -56,10 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_config(file: str, overrides: Sequence[str]) -> int:
     """Do what a config file says; returns the exit status."""
-    name = task_name(overrides)
-    if name in TASKS:
-        raise ConfigError(f"command line: {name} takes no CONFIG; leave {file} out")
-    config = load_config(file, overrides, check_files=True)
+    with said_once():
+        name = task_name(overrides)
+        if name in TASKS:
+            raise ConfigError(f"command line: {name} takes no CONFIG; leave {file} out")
+        config = load_config(file, overrides, check_files=True)
+        if isinstance(config, Grid) or config.run.dry_run or any(stage.search_alpha for stage in config.stages):
+            refuse_several("a grid, a search or a dry run")
     if isinstance(config, Grid):
         from afa.grid.command import do_grid
 

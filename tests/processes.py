@@ -4,14 +4,15 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "afa.command_line", "afa.training.algorithm"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "afa.command_line", "afa.training.algorithm"])
 
 
-def _run(words: Sequence[str], out: str, err: str) -> None:
+def _run(words: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
+    os.environ.update(environment)
     from afa.command_line import main
 
     os.setsid()  # a process group of its own, as a shell gives each command
@@ -26,9 +27,9 @@ def _run(words: Sequence[str], out: str, err: str) -> None:
 class Program:
     """``python main.py <words>`` at work."""
 
-    def __init__(self, words: Sequence[str], folder: Path) -> None:
+    def __init__(self, words: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self._files = folder / "out.txt", folder / "err.txt"
-        self._process = _CONTEXT.Process(target=_run, args=(list(words), *map(str, self._files)))
+        self._process = CONTEXT.Process(target=_run, args=(list(words), environment or {}, *map(str, self._files)))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -64,6 +65,11 @@ class Program:
     def send(self, number: int, *, to_group: bool = False) -> None:
         """A signal to the process, or to it and its children."""
         (os.killpg if to_group else os.kill)(self.pid, number)
+
+    @property
+    def output(self) -> str:
+        """What it wrote to its standard output."""
+        return self._files[0].read_text() if self._files[0].exists() else ""
 
     @property
     def errors(self) -> str:

@@ -244,6 +244,9 @@ class RunSettings:
         "search.repeat", "how many seeds each value is tried with", default=1, low=1, high=1000
     )
     gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0", changes_result=False)
+    sync_bn: bool = setting(
+        "sync_bn", "under torchrun: batch-norm over the images of all processes, as one process has it", default=False
+    )
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
     )

@@ -24,7 +24,8 @@ class Batch(NamedTuple):
 
     images: Tensor  # float32 (B, 3, S, S) on the device
     labels: Tensor  # int64 (B,) on the device
-    indices: Tensor  # int64 (B,) on the CPU: places in the folder
+    indices: Tensor  # int64 on the CPU: places in the folder, of the whole batch where it is shared by processes
+    share: float = 1.0  # part of the batch that is here; 0: none of it, and one image stands in
 
 
 class TestBatch(NamedTuple):
@@ -49,6 +50,7 @@ class TrainLoader:
         num_workers: processes that decode, where ``canvases`` is None; 0: this process.
         canvases: uint8 (N, R, R, 3) of all images, or None to decode at each use.
         rows: (N,) the row in ``canvases`` of each image; None: in the order of the folder.
+        part: ``(k, n)``: of each batch only the k-th of n parts, counted from 0.
 
     Neither ``num_workers`` nor ``canvases`` changes a batch, nor is the global random state touched.
     """
@@ -64,11 +66,13 @@ class TrainLoader:
         num_workers: int,
         canvases: np.ndarray | None = None,
         rows: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.folder = folder
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.seed = seed
+        self._part = part
         self._source = _Source(folder.paths, preprocessing.train_canvas, canvases, num_workers, device, rows)
         self._labels = torch.tensor(folder.labels, device=device)
 
@@ -82,16 +86,23 @@ class TrainLoader:
             DataError: an image cannot be used; a line each.
         """
         count, device = len(self.folder), self._source.device
-        order = draw_order(self.seed, epoch, count)
+        batches = draw_order(self.seed, epoch, count).split(self.batch_size)[start:]
+        if not batches:
+            return
         draws = draw_augmentation(self.seed, epoch, count, self.preprocessing)
-        batches = order.split(self.batch_size)[start:]
+        rank, size = self._part
+        shares = [len(batch.tensor_split(size)[rank]) / len(batch) for batch in batches]
+        here = [
+            batch.tensor_split(size)[rank] if share else batch[:1] for batch, share in zip(batches, shares, strict=True)
+        ]
         # In the order of the epoch and on the device once, rather than a small copy for each batch.
-        labels = self._labels[order.to(device)].split(self.batch_size)[start:]
-        ordered = [table[order].to(device).split(self.batch_size)[start:] for table in draws]
-        source = self.pixels(batches)
-        for canvases, own, indices, *entries in zip(source, labels, batches, *ordered, strict=True):
+        order, sizes = torch.cat(here), [len(own) for own in here]
+        labels = self._labels[order.to(device)].split(sizes)
+        ordered = [table[order].to(device).split(sizes) for table in draws]
+        source = self.pixels(here)
+        for canvases, own, batch, share, *entries in zip(source, labels, batches, shares, *ordered, strict=True):
             images = augment(canvases, *Draws(*entries), size=self.preprocessing.image_size)
-            yield Batch(normalise(images), own, indices)
+            yield Batch(normalise(images), own, batch, share)
 
     def pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Batches of indices -> their canvases on the device, uint8 (B, R, R, 3)."""
@@ -101,6 +112,7 @@ class TrainLoader:
 class TestLoader:
     """Batches of the test views, in the order of the folder; arguments as in ``TrainLoader``.
 
+    Of several parts, the first holds the first images of the folder, and so on.
     ``canvases``: uint8 (N, V, S, S, 3). Iterating raises DataError for an image that cannot be used.
     """
 
@@ -113,18 +125,20 @@ class TestLoader:
         device: torch.device,
         num_workers: int,
         canvases: np.ndarray | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.folder = folder
         self.preprocessing = preprocessing
         self.batch_size = batch_size
+        self.indices = torch.arange(len(folder)).tensor_split(part[1])[part[0]]
         self._source = _Source(folder.paths, preprocessing.test_canvas, canvases, num_workers, device)
-        self._labels = torch.tensor(folder.labels, device=device)
+        self._labels = torch.tensor(folder.labels, device=device)[self.indices.to(device)]
 
     def __len__(self) -> int:
-        return -(-len(self.folder) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[TestBatch]:
-        batches = torch.arange(len(self.folder)).split(self.batch_size)
+        batches = self.indices.split(self.batch_size)
         labels = self._labels.split(self.batch_size)
         for canvases, own, indices in zip(self._source.load(batches), labels, batches, strict=True):
             views = test_views(canvases, self.preprocessing.augmentation)

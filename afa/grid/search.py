@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from afa.config.launch import read_launch
 from afa.config.settings import Settings
 from afa.errors import AFAError, NotFiniteError
 from afa.report.page import report_on
@@ -32,7 +33,8 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     if is_searched(settings):
         settings = _search(settings)
     result = algorithm.run(settings, command)
-    report_on(settings)
+    if read_launch().rank == 0:
+        report_on(settings)
     return result
 
 

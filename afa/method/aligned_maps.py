@@ -62,6 +62,7 @@ class FeatureMap(Term):
     """DFA: eq. 3, no attention."""
 
     name = "feature_map"
+    summed = True
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Maps of the aligned layers, each (B, C, H, W)."""
@@ -91,6 +92,7 @@ class Delta(FixedTerm):
     """DELTA: (C,) weights by what the loss gains when a filter is switched off."""
 
     name = "delta"
+    summed = True
 
     @staticmethod
     def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -81,14 +81,20 @@ class Objective(nn.Module):
         for term in self.terms:
             term.set_progress(done)
 
-    def forward(self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor]) -> Losses:
-        """(B, K) logits, (B,) labels and what the terms read of both networks -> the losses."""
+    def forward(
+        self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor], share: float = 1.0
+    ) -> Losses:
+        """(B, K) logits, (B,) labels and what the terms read of both networks -> the losses.
+
+        Where these are a part of a batch, its ``share``, the losses are such that the mean over the parts,
+        weighted by their shares, is the whole batch's: a sum over the images is scaled up.
+        """
         classification = self.classification(logits, labels)
         penalty = head_penalty(self._head)
         alignment, entropies = logits.new_zeros(()), []
         for term in self.terms:
             loss, term_entropies = term(source, target)
-            alignment = alignment + loss
+            alignment = alignment + (loss / share if term.summed and 0 < share < 1 else loss)
             entropies += term_entropies
         return Losses(
             classification=classification,

@@ -37,10 +37,12 @@ class Term(nn.Module):
         name: names its state and its figures.
         reads: ``maps``: both networks' aligned maps; ``old_head``: of the source the logits of its own
             classifier, of the target last in the list what its head reads; ``weights``: neither.
+        summed: the loss is a sum over the images of a batch, not their mean.
     """
 
     name: ClassVar[str]
     reads: ClassVar[str] = "maps"
+    summed: ClassVar[bool] = False
 
     def __init__(self, given: Given) -> None:
         super().__init__()

@@ -22,12 +22,15 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from afa.errors import ConfigError
 from afa.method.term import MapShape
 from afa.networks.activations import make_lean
+from afa.networks.batch_norm import SharedBatchNorm2d
 from afa.networks.build import head_name
 from afa.networks.compiling import compiled
 from afa.networks.folding import fold_batch_norms
 
 HEAD_INPUT = "<head's input>"
 """Stands among layers for what the head reads: (B, F) features."""
+_WHOLE = {"leaf_modules": [SharedBatchNorm2d]}
+"""Modules that torch.fx is not to look into."""
 
 
 def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
@@ -36,14 +39,14 @@ def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
         warnings.simplefilter("ignore")
-        extractor = create_feature_extractor(network, nodes)
+        extractor = create_feature_extractor(network, nodes, tracer_kwargs=_WHOLE)
     _forbid_in_place_changes(extractor)
     return extractor
 
 
 def _head_input(network: nn.Module) -> str:
     """Name in the network's graph of what the head reads: a layer, or an operation such as ``flatten``."""
-    tracer = NodePathTracer()
+    tracer = NodePathTracer(**_WHOLE)
     graph = tracer.trace(network)
     head = next(node for node in graph.nodes if node.op == "call_module" and node.target == head_name(network))
     return tracer.node_to_qualname[head.args[0]]
@@ -124,6 +127,11 @@ class FeatureNetwork(nn.Module):
         output.args = (output.args[0][self._head],)
         folded = fold_batch_norms(extractor, graph).to(memory_format=self.memory_format)
         return lambda images: folded(images.contiguous(memory_format=self.memory_format))
+
+    def has_idle_parameters(self) -> bool:
+        """Whether some that train have no part in the outputs: Inception's auxiliary classifier."""
+        used = {id(parameter) for parameter in self._extractor[0].parameters()}
+        return any(id(p) not in used for p in self.network.parameters() if p.requires_grad)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The head's weight and bias."""

@@ -90,8 +90,9 @@ class Journal:
 
     def cut(self, position: int) -> None:
         """Take back what was written after ``position``."""
-        self._file.truncate(min(position, self._file.tell()))
-        self._file.seek(0, os.SEEK_END)
+        if position < self._file.tell():
+            self._file.truncate(position)
+            self._file.seek(0, os.SEEK_END)
 
     def say(self, text: str) -> None:
         """To the terminal and the file; several lines are kept as they are."""

@@ -160,6 +160,16 @@ class Scalars:
         self._writer.close()
 
 
+class NoScalars:
+    """What another process writes."""
+
+    def write(self, row: Row, selected_on: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def write_predictions(
     folder: Path, *, paths: Sequence[Path], labels: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """Algorithm 1: the stages in order, for each repeat. The only module that sees everything."""
 
+import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import torch
 
 from afa.config.hocon import format_settings, load_settings
+from afa.config.launch import read_launch, said_once
 from afa.config.layout import BEST, RESULT, SETTINGS, find_checkpoint, stage_folder
 from afa.config.settings import Settings, differences
 from afa.errors import AFAError
@@ -15,6 +18,7 @@ from afa.results.journal import Journal
 from afa.results.records import claim_folder, move_aside, read_json, write_json, write_text
 from afa.training.checkpoint import load_checkpoint
 from afa.training.device import choose_device, keep_freed_memory
+from afa.training.distributed import ALONE, World, join
 from afa.training.environment import device_name, environment
 from afa.training.evaluation import evaluate_checkpoint
 from afa.training.fixed_weights import with_fixed_weights
@@ -36,29 +40,47 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
         AFAError: see its subclasses; also for a folder that holds a run made with other settings.
     """
     folder = Path(settings.run.outpath) / settings.run_name
-    device, note = choose_device(settings.run.gpu_id)
-    Precision(settings.compute.precision, device)  # refused before anything is written
+    launch = read_launch()
+    with said_once():
+        device, note = choose_device(settings.run.gpu_id, launch)
+        Precision(settings.compute.precision, device)  # refused before anything is written
     if device.type == "cpu":
         keep_freed_memory()
-    moved = move_aside(folder) if settings.run.overwrite and folder.exists() else None
-    with claim_folder(folder), Signals() as signals:
-        finished = _open(folder, settings)
-        journal = Journal(folder / "experiment.log", between=signals.raise_if_ending, quiet=settings.run.quiet)
-        for line in (f"the run that was there is now {moved}" if moved else "", note):
-            if line:
-                journal.say(line)
-        if finished is not None:
-            journal.say(f"{folder}: finished already; overwrite=true does it again\n{finished['table']}")
-            return finished
-        journal.say(f"{settings.run_name}, on {device_name(device)}, torch {torch.__version__}; writing to {folder}")
-        if settings.run.mode == "eval":
-            outcome = _evaluate(settings, folder, device, journal)
-        else:
-            outcome = _train(settings, folder, device, journal, signals)
-        result = {"run": settings.run_name, "environment": environment(device, command), **outcome}
-        write_json(folder / RESULT, result)
-        journal.say(f"{result['table']}\nwritten to {folder}")
-        return result
+    world = join(launch, device, sync_bn=settings.run.sync_bn)
+    with world.failing_once():
+        moved = world.lead(_make_room, folder, settings)
+        with world.lead(claim_folder, folder) or nullcontext(), Signals() as signals:
+            with world.leader_first():
+                finished = _open(folder, settings)
+            journal = _journal(folder, settings, signals, world)
+            for line in (f"the run that was there is now {moved}" if moved else "", note):
+                if line:
+                    journal.say(line)
+            if finished is not None:
+                journal.say(f"{folder}: finished already; overwrite=true does it again\n{finished['table']}")
+                return finished
+            several = f" in {world.size} processes" if world.size > 1 else ""
+            where = f"{device_name(device)}{several}, torch {torch.__version__}"
+            journal.say(f"{settings.run_name}, on {where}; writing to {folder}")
+            if settings.run.mode == "eval":
+                outcome = _evaluate(settings, folder, device, journal, world)
+            else:
+                outcome = _train(settings, folder, device, journal, signals, world)
+            result = {"run": settings.run_name, "environment": environment(device, command), **outcome}
+            world.lead(write_json, folder / RESULT, result)
+            journal.say(f"{result['table']}\nwritten to {folder}")
+            return result
+
+
+def _make_room(folder: Path, settings: Settings) -> Path | None:
+    """With ``overwrite``, where the run that was there is now."""
+    return move_aside(folder) if settings.run.overwrite and folder.exists() else None
+
+
+def _journal(folder: Path, settings: Settings, signals: Signals, world: World) -> Journal:
+    """The run's own; of several processes only the leader speaks."""
+    path = folder / "experiment.log" if world.leads else Path(os.devnull)
+    return Journal(path, between=signals.raise_if_ending, quiet=settings.run.quiet or not world.leads)
 
 
 def _open(folder: Path, settings: Settings) -> dict[str, Any] | None:
@@ -97,10 +119,10 @@ def check_folder(folder: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(
-    settings: Settings, folder: Path, device: torch.device, journal: Journal, signals: Signals
+    settings: Settings, folder: Path, device: torch.device, journal: Journal, signals: Signals, world: World
 ) -> dict[str, Any]:
     """All repeats and stages."""
-    images = Images(settings.data, journal)
+    images = Images(settings.data, journal, world.local_size)
     labels = " then ".join(stage.label for stage in settings.stages)
     journal.say(
         f"{labels}: {len(images.train.folder)} training images, {len(images.test.folder)} test images, "
@@ -111,7 +133,7 @@ def _train(
         start = first_start(settings, images, repeat)
         results: list[StageResult] = []
         for index in range(len(settings.stages)):
-            job = stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index)
+            job = stage_job(settings, images, folder, device, start=start, repeat=repeat, index=index, world=world)
             results.append(run_stage(with_fixed_weights(job, journal, signals), journal, signals))
             path = job.folder / BEST
             start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
@@ -142,7 +164,15 @@ def first_start(settings: Settings, images: Images, repeat: int) -> Start:
 
 
 def stage_job(
-    settings: Settings, images: Images, folder: Path, device: torch.device, *, start: Start, repeat: int, index: int
+    settings: Settings,
+    images: Images,
+    folder: Path,
+    device: torch.device,
+    *,
+    start: Start,
+    repeat: int,
+    index: int,
+    world: World = ALONE,
 ) -> StageJob:
     """The job of the stage at ``index`` of ``repeat``."""
     stage, repeats, stages = settings.stages[index], settings.run.repeat, len(settings.stages)
@@ -167,10 +197,12 @@ def stage_job(
         title=f"{title} (repeat {repeat}/{repeats})" if repeats > 1 else title,
         settings_text=format_settings(settings),
         source_from=source_start(settings.backbone) if stage.keep_source else None,
+        sync_bn=settings.run.sync_bn,
+        world=world,
     )
 
 
-def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal) -> dict[str, Any]:
+def _evaluate(settings: Settings, folder: Path, device: torch.device, journal: Journal, world: World) -> dict[str, Any]:
     """Score the checkpoint that ``pre_trained_path`` names on the test images."""
     path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
-    return evaluate_checkpoint(settings, path, folder=folder, device=device, journal=journal)
+    return evaluate_checkpoint(settings, path, folder=folder, device=device, journal=journal, world=world)

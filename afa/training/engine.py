@@ -14,12 +14,16 @@ from torch.optim import SGD
 from afa.data.loaders import Batch, TestBatch
 from afa.method.objectives import Losses, Objective
 from afa.networks.features import FeatureNetwork, FrozenSource
+from afa.training.distributed import ALONE, Forward, World, forward_both
 from afa.training.precision import Precision, products_in_tf32
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a stage trains: the target and the attention in ``objective``; ``source`` stays as it is."""
+    """What a stage trains: the target and the attention in ``objective``; ``source`` stays as it is.
+
+    ``world``: the processes that train it together, through ``shared``.
+    """
 
     target: FeatureNetwork
     source: FrozenSource | None
@@ -29,13 +33,15 @@ class Learner:
     precision: Precision
     scaler: GradScaler
     grad_clip: float = 0.0
+    world: World = ALONE
+    shared: Forward | None = None
 
 
 class Step(NamedTuple):
-    """What one step saw before it changed the weights: losses, (B, K) logits, and the gradient's L2 norm."""
+    """What one step saw before it changed the weights: losses, the part that was right, and the gradient's L2 norm."""
 
     losses: Losses
-    logits: Tensor
+    correct: Tensor
     gradient_norm: Tensor
 
     @property
@@ -48,28 +54,32 @@ class Step(NamedTuple):
         return ", ".join(f"{name} {value.item():.4g}" for name, value in self.figures.items())
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
-    """One SGD step on normalised (B, 3, S, S) images and (B,) labels.
+def train_step(learner: Learner, images: Tensor, labels: Tensor, share: float = 1.0) -> Step:
+    """One SGD step on normalised (B, 3, S, S) images and (B,) labels, which are the ``share`` of a batch that is here.
 
     With ``grad_clip`` above 0, a gradient whose norm over all trained parameters is larger is scaled down to it.
     """
+    images, labels = learner.world.fill(images, labels, share)
     with learner.precision.products():
         learner.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that both need not fit in memory
-        logits, losses = _forward_pass(learner, images, labels)
-        learner.scaler.scale(losses.total).backward()
+        logits, losses = _forward_pass(learner, images, labels, share)
+        learner.scaler.scale(losses.total).backward(learner.world.gradient(losses.total, share))
         norm = _update(learner)
-    return Step(Losses(*(value.detach() for value in losses)), logits.detach(), norm.detach())
+    correct = (logits.detach().argmax(dim=1) == labels).sum() / len(labels)
+    figures = torch.cat([torch.stack([*losses[:4], correct]), losses.entropies]).detach()
+    figures = learner.world.mean(figures, share)
+    return Step(Losses(figures[0], figures[1], figures[2], figures[3], figures[5:]), figures[4], norm.detach())
 
 
-def _forward_pass(learner: Learner, images: Tensor, labels: Tensor) -> tuple[Tensor, Losses]:
+def _forward_pass(learner: Learner, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Losses]:
     """(B, K) logits and the losses, in float32 also where the networks compute in 16 bits."""
-    upcast = learner.precision.upcast
-    with learner.precision.autocast():
+    precision = learner.precision
+    with precision.autocast():
         source_maps = learner.source(images) if learner.source else []
-        logits, target_maps = learner.target(images)
-    logits = upcast(logits)
-    source_maps, target_maps = ([upcast(map_) for map_ in maps] for maps in (source_maps, target_maps))
-    return logits, learner.objective(logits, labels, source_maps, target_maps)
+    source_maps = [precision.upcast(map_) for map_ in source_maps]
+    if learner.shared:
+        return learner.shared(images, labels, source_maps, share)
+    return forward_both(learner.target, learner.objective, precision, images, labels, source_maps, share)
 
 
 def _update(learner: Learner) -> Tensor:
@@ -102,12 +112,11 @@ class TrainSums:
     def __init__(self, attentions: int, device: torch.device) -> None:
         self.sums = torch.zeros(6 + attentions, dtype=torch.float64, device=device)
 
-    def add(self, losses: Losses, logits: Tensor, labels: Tensor) -> None:
-        """Add one batch."""
-        correct = (logits.argmax(dim=1) == labels).sum()
-        seen = torch.ones_like(losses.total)
-        means = torch.stack([*losses[:4], seen, correct / len(labels)])
-        self.sums += torch.cat([means, losses.entropies]).double() * len(labels)
+    def add(self, step: Step, images: int) -> None:
+        """Add one batch of so many images."""
+        losses = step.losses
+        means = torch.stack([*losses[:4], torch.ones_like(losses.total), step.correct])
+        self.sums += torch.cat([means, losses.entropies]).double() * images
 
     def figures(self) -> TrainFigures:
         """The means; waits for the device."""
@@ -128,8 +137,8 @@ def train_one_epoch(
     """Train on ``batches``, adding to ``sums``; ``after_step`` is called between two steps."""
     learner.target.train()
     for batch in batches:
-        step = train_step(learner, batch.images, batch.labels)
-        sums.add(step.losses, step.logits, batch.labels)
+        step = train_step(learner, batch.images, batch.labels, batch.share)
+        sums.add(step, len(batch.indices))
         after_step(batch, step)
 
 

@@ -14,6 +14,7 @@ from afa.results.figures import format_table
 from afa.results.journal import Journal
 from afa.results.records import write_predictions
 from afa.training.checkpoint import Checkpoint, load_checkpoint
+from afa.training.distributed import ALONE, World
 from afa.training.engine import predict, score
 from afa.training.setup import build_target
 from afa.training.splits import ImageReader
@@ -27,7 +28,9 @@ class Evaluation(NamedTuple):
     loader: TestLoader
 
 
-def prepare_evaluation(settings: Settings, path: Path, *, device: torch.device, journal: Journal) -> Evaluation:
+def prepare_evaluation(
+    settings: Settings, path: Path, *, device: torch.device, journal: Journal, world: World = ALONE
+) -> Evaluation:
     """Read checkpoint and test images.
 
     Raises:
@@ -36,8 +39,9 @@ def prepare_evaluation(settings: Settings, path: Path, *, device: torch.device, 
     """
     checkpoint = load_checkpoint(path)
     _check_preprocessing(checkpoint, path, settings)
-    reader = ImageReader(settings.data, journal)
+    reader = ImageReader(settings.data, journal, world.local_size)
     split = reader.read_test()
+    world.check_enough({"test images": len(split.folder)})
     target = build_target(settings.backbone, checkpoint, path, split.folder.classes).to(device)
     loader = TestLoader(
         split.folder,
@@ -46,20 +50,22 @@ def prepare_evaluation(settings: Settings, path: Path, *, device: torch.device, 
         device=device,
         num_workers=settings.data.num_workers,
         canvases=split.canvases,
+        part=world.part,
     )
     return Evaluation(checkpoint, target, loader)
 
 
 def evaluate_checkpoint(
-    settings: Settings, path: Path, *, folder: Path, device: torch.device, journal: Journal
+    settings: Settings, path: Path, *, folder: Path, device: torch.device, journal: Journal, world: World = ALONE
 ) -> dict[str, Any]:
     """Write ``predictions.csv`` and ``per_class.csv`` to ``folder``; return the figures. Raises as above."""
-    checkpoint, target, loader = prepare_evaluation(settings, path, device=device, journal=journal)
+    checkpoint, target, loader = prepare_evaluation(settings, path, device=device, journal=journal, world=world)
     images = loader.folder
-    with journal.progress("evaluating", len(images)) as bar:
+    with journal.progress("evaluating", len(loader.indices)) as bar:
         logits, labels = predict(target, loader, bar.update)
+    logits, labels = world.concatenate(logits), world.concatenate(labels)
     figures = score(logits, labels)
-    write_predictions(folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes)
+    world.lead(write_predictions, folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes)
     row = [f"{figures.top1:.2f}", f"{figures.top5:.2f}", f"{figures.loss:.4f}", str(len(images)), str(path)]
     return {
         "checkpoint": str(path),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from afa.config.launch import refuse_several
 from afa.config.layout import BEST, find_checkpoint
 from afa.config.settings import BackboneSettings
 from afa.data.loaders import TestLoader
@@ -57,6 +58,7 @@ def with_fixed_weights(job: StageJob, journal: Journal, signals: Signals) -> Sta
     if kind == "channel_weights" and job.stage.channel_weight_path:
         path = Path(job.stage.channel_weight_path)
     elif not path.exists():
+        refuse_several(f"reg_type = {job.stage.method}: the weights that it is begun with are not there yet ({path})")
         job.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, [weights.tolist() for weights in maker.make(job, journal, signals)])
         journal.say(f"{job.title}: fixed weights written to {path}")

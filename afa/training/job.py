@@ -12,6 +12,7 @@ from afa.data.loaders import TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import ConfigError
 from afa.networks.features import FeatureNetwork
+from afa.training.distributed import ALONE, World
 from afa.training.optim import count_epochs
 from afa.training.setup import Start, digest
 from afa.training.splits import Split, Splits
@@ -23,7 +24,8 @@ class StageJob:
 
     ``outpath`` and ``repeat`` are where, and of which repeat, another run's checkpoint is looked for;
     ``source_from``: the weights of the frozen source where they are not the start's;
-    ``fixed_weights``: one tensor a layer, for a method whose row asks for them.
+    ``fixed_weights``: one tensor a layer, for a method whose row asks for them;
+    ``world``: the processes that do it together, ``sync_bn`` with batch-norm over all their images.
     """
 
     stage: StageSettings
@@ -46,6 +48,8 @@ class StageJob:
     settings_text: str
     source_from: Start | None = None
     fixed_weights: tuple[Tensor, ...] = ()
+    sync_bn: bool = False
+    world: World = ALONE
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,6 +85,7 @@ class StageJob:
             num_workers=self.num_workers,
             canvases=self.splits.train.canvases,
             rows=self.splits.train.rows,
+            part=self.world.part,
         )
 
     def test_loader(self, split: Split) -> TestLoader:
@@ -92,6 +97,7 @@ class StageJob:
             device=self.device,
             num_workers=self.num_workers,
             canvases=split.canvases,
+            part=self.world.part,
         )
 
 
@@ -99,13 +105,23 @@ def check_last_batch(job: StageJob, target: FeatureNetwork) -> None:
     """Batch-norm cannot train on a single value a channel: one image with maps of one position.
 
     Raises:
-        ConfigError: the last batch is such an image.
+        ConfigError: a batch, or a process's part of one, is such an image.
     """
-    images = len(job.splits.train.folder)
-    if images % job.batch_size != 1:
-        return
-    if any(s.height * s.width == 1 for s in target.map_shapes(job.preprocessing.image_size)):
+    images, processes = len(job.splits.train.folder), job.world.size
+    if processes > 1 and not job.sync_bn:
+        sizes = {job.batch_size, images % job.batch_size}
+        sizes = {part for size in sizes for part in (size // processes, -(-size // processes))}
+        if 1 in sizes and _has_maps_of_one_position(job, target):
+            raise ConfigError(
+                f"batch_size: {job.batch_size} of {images} images over {processes} processes leaves one with a single "
+                "image, too few for batch-norm; choose another batch_size, or sync_bn=true"
+            )
+    elif images % job.batch_size == 1 and _has_maps_of_one_position(job, target):
         raise ConfigError(
             f"batch_size: with {job.batch_size} the last batch of {images} images holds a single one, too few for "
             f"batch-norm at image_size = {job.preprocessing.image_size}; choose another batch_size"
         )
+
+
+def _has_maps_of_one_position(job: StageJob, target: FeatureNetwork) -> bool:
+    return any(s.height * s.width == 1 for s in target.map_shapes(job.preprocessing.image_size))

@@ -14,6 +14,7 @@ from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective, what_is_read
 from afa.method.term import Given, MapShape
 from afa.networks.backbones import layers_of
+from afa.networks.batch_norm import share_batch_norm
 from afa.networks.build import build_network, head_keys, head_name, load_backbone, load_source_weights, old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_state
@@ -75,6 +76,7 @@ def build_learner(
     source_from: Start | None = None,
     fixed_weights: Sequence[Tensor] = (),
     compute: ComputeSettings = _DEFAULTS,
+    sync_bn: bool = False,
 ) -> Learner:
     """Everything a stage trains, on ``device``, as a function of the settings, ``seed`` and the weights given.
 
@@ -85,6 +87,7 @@ def build_learner(
     5. The optimiser holds backbone, head, and what the objective trains.
 
     ``fixed_weights``: one tensor a layer, for a method whose row asks for them (``fixed_weights.py``).
+    ``sync_bn``: the target's batch-norm is over the images of all processes.
     """
     torch.manual_seed(seed)
     method = METHODS[stage.method]
@@ -95,6 +98,8 @@ def build_learner(
         load_state(network, start.state, start.origin)
     else:
         load_backbone(network, start.state, start.origin)
+    if sync_bn:
+        network = share_batch_norm(network, device)
     reads = what_is_read(method)
     target = FeatureNetwork(network, layers, memory_format, with_head_input="old_head" in reads).to(device)
     if not method.trains_backbone:

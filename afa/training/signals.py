@@ -31,16 +31,18 @@ class Signals:
     def __init__(self) -> None:
         self._ending = 0
         self._save = False
+        self.hold = False
+        """Set where several processes work together: they end where all have agreed to, not where one is just then."""
         self._before: dict[int, object] = {}
 
     @property
-    def ending(self) -> bool:
-        """Whether the run was asked to end."""
-        return bool(self._ending)
+    def ending(self) -> int:
+        """The signal that asked the run to end; 0: none did."""
+        return self._ending
 
     def raise_if_ending(self) -> None:
         """Raises StoppedError if the run was asked to end."""
-        if self._ending:
+        if self._ending and not self.hold:
             raise StoppedError(self._ending)
 
     def take_save_request(self) -> bool:

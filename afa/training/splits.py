@@ -37,14 +37,18 @@ class Splits:
 
 
 class ImageReader:
-    """Reads splits: names every bad image there is, and keeps the decoded pixels where they fit."""
+    """Reads splits: names every bad image there is, and keeps the decoded pixels where they fit.
 
-    def __init__(self, settings: DataSettings, journal: Journal) -> None:
+    ``processes``: so many read the same on this machine at once.
+    """
+
+    def __init__(self, settings: DataSettings, journal: Journal, processes: int = 1) -> None:
         self.root = Path(settings.root) / settings.dataset
         self.preprocessing = Preprocessing(settings.image_size, settings.augmentation)
         self._settings = settings
         self._journal = journal
-        self._workers = os.cpu_count() or 1
+        self._processes = processes
+        self._workers = max((os.cpu_count() or 1) // processes, 1)
 
     def read_train(self, folder: ImageFolder) -> Split:
         """A split to train on. Raises DataError for bad images, all at once."""
@@ -100,12 +104,12 @@ class ImageReader:
     def _fits_memory(self, images: int) -> bool:
         if self._settings.cache == "none":
             return False
-        wanted = images * resize_side(self._settings.image_size) ** 2 * 3
+        wanted = self._processes * images * resize_side(self._settings.image_size) ** 2 * 3
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if wanted > free / 2:
             self._journal.say(
-                f"{images} decoded images ({wanted / 1e9:.1f} GB) would take over half of the free memory "
-                f"({free / 1e9:.1f} GB): decoding them at each use instead; cache=disk keeps them on the disk"
+                f"{self._processes * images} decoded images ({wanted / 1e9:.1f} GB) would take over half of the free "
+                f"memory ({free / 1e9:.1f} GB): decoding them at each use instead; cache=disk keeps them on the disk"
             )
             return False
         return True
@@ -123,8 +127,8 @@ class Images:
         DataError: folders or images that cannot be used; all of them, a line each.
     """
 
-    def __init__(self, settings: DataSettings, journal: Journal) -> None:
-        self._reader = ImageReader(settings, journal)
+    def __init__(self, settings: DataSettings, journal: Journal, processes: int = 1) -> None:
+        self._reader = ImageReader(settings, journal, processes)
         self._fraction = settings.validation_fraction
         train, test = scan_dataset(self._reader.root)
         self.train = self._reader.read_train(train)

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from afa.errors import AFAError
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import Row, Score, StageResult
 from afa.results.journal import Journal
-from afa.results.records import Scalars, read_json, write_json, write_log, write_predictions
+from afa.results.records import NoScalars, Scalars, read_json, write_json, write_log, write_predictions
 from afa.training.checkpoint import load_checkpoint
 from afa.training.engine import Step, TestFigures, TrainSums, predict, score, train_one_epoch
 from afa.training.finite import FiniteCheck
@@ -39,8 +40,10 @@ class StageRun:
 
     def __init__(self, job: StageJob, journal: Journal, signals: Signals) -> None:
         self.job, self.journal, self.signals = job, journal, signals
+        signals.hold = job.world.size > 1
+        job.world.check_enough(_counts(job))
         (job.folder / BEST).parent.mkdir(parents=True, exist_ok=True)
-        self.learner = build_learner(
+        learner = build_learner(
             job.backbone,
             job.stage,
             start=job.start,
@@ -51,9 +54,14 @@ class StageRun:
             source_from=job.source_from,
             fixed_weights=job.fixed_weights,
             compute=job.compute,
+            sync_bn=job.sync_bn and job.world.size > 1,
         )
-        check_last_batch(job, self.learner.target)
-        self.state = restore_state(job, self.learner, journal)
+        check_last_batch(job, learner.target)
+        job.world.reseed(job.seed)
+        self.state = restore_state(job, learner, journal)
+        self.learner = replace(
+            learner, world=job.world, shared=job.world.forward_of(learner.target, learner.objective, learner.precision)
+        )
         self._finite = FiniteCheck(job.device)
         self._saved_at = time.monotonic()
         if not (self.state.step or self.state.history):
@@ -69,8 +77,8 @@ class StageRun:
         """
         job, state = self.job, self.state
         loader = job.train_loader()
-        scalars = Scalars(job.folder, done=state.epoch)
-        write_log(job.folder / "log.txt", state.history)
+        scalars = job.world.lead(Scalars, job.folder, done=state.epoch) or NoScalars()
+        job.world.lead(write_log, job.folder / "log.txt", state.history)
         try:
             while state.epoch < job.epochs:
                 self._epoch(loader, scalars)
@@ -90,10 +98,11 @@ class StageRun:
             scalars.close()
         return self._conclude()
 
-    def _epoch(self, loader: TrainLoader, scalars: Scalars) -> None:
+    def _epoch(self, loader: TrainLoader, scalars: Scalars | NoScalars) -> None:
         """Train the epoch begun to its end, score it, say so, and save."""
         state, started = self.state, time.monotonic()
         row = self._train_epoch(loader)
+        self.job.world.level(self.learner.target)
         row |= self._score(row["epoch"])
         is_best = row["top1"] > max(
             (earlier["top1"] for earlier in state.history if not math.isnan(earlier["top1"])), default=-1.0
@@ -104,7 +113,7 @@ class StageRun:
         # Saved last: killed before, the epoch is done again and all this written again; after, it would be missing.
         self.journal.say(self._epoch_line(row, is_best))
         self._warn_of_collapse(row)
-        write_log(self.job.folder / "log.txt", state.history)
+        self.job.world.lead(write_log, self.job.folder / "log.txt", state.history)
         scalars.write(row, self.job.splits.selected_on)
         if is_best:
             self._check_weights()
@@ -134,7 +143,7 @@ class StageRun:
 
             def after_step(batch: Batch, step: Step) -> None:
                 nonlocal seen
-                state.step, seen = state.step + 1, seen + len(batch.labels)
+                state.step, seen = state.step + 1, seen + len(batch.indices)
                 self._finite.look(step.figures, lambda: self._describe(batch, where, rate))
                 if state.step % job.print_freq == 0 or state.step == len(loader):
                     text = f"{step.describe()}, train top-1 {state.sums.figures().top1:.2f} %"
@@ -142,7 +151,7 @@ class StageRun:
                     speed = seen / (time.monotonic() - started)
                     self.journal.note(f"{where} step {state.step}/{len(loader)}: {text}, {speed:.1f} images/s")
                 self._save_if_due()
-                bar.update(len(batch.labels))
+                bar.update(len(batch.indices))
 
             train_one_epoch(learner, loader.epoch(state.epoch, start=state.step), state.sums, after_step)
             self._finite.flush()
@@ -162,8 +171,10 @@ class StageRun:
 
     def _predict(self, target: FeatureNetwork, split: Split) -> tuple[Tensor, TestFigures]:
         """(N, K) logits of a split's images in the folder's order, and their figures."""
-        with self.journal.progress(f"{self.job.title} testing", len(split.folder)) as bar:
-            logits, labels = predict(target, self.job.test_loader(split), bar.update)
+        loader = self.job.test_loader(split)
+        with self.journal.progress(f"{self.job.title} testing", len(loader.indices)) as bar:
+            logits, labels = predict(target, loader, bar.update)
+        logits, labels = self.job.world.concatenate(logits), self.job.world.concatenate(labels)
         return logits, score(logits, labels)
 
     def _check_weights(self) -> None:
@@ -183,11 +194,14 @@ class StageRun:
             due = self.state.step % int(number) == 0
         else:
             due = time.monotonic() - self._saved_at >= 60 * float(number)
-        asked = self.signals.take_save_request()
-        if asked or due:
+        requests = due, self.signals.take_save_request(), self.signals.ending
+        agreed_due, asked, ending = self.job.world.largest(*requests)
+        if asked or agreed_due:
             self._save()
         if asked:
             self.journal.say(f"{self.job.title}: checkpoint written at step {self.state.step} of the epoch")
+        if ending:
+            raise StoppedError(ending)
 
     def _describe(self, batch: Batch, where: str, rate: float) -> str:
         """Step, learning rate and images of a batch, for a message."""
@@ -225,7 +239,9 @@ class StageRun:
             scores[name] = Score(checkpoint.epoch, checkpoint.top1, figures.loss, figures.top1, figures.top5)
         folder = job.splits.test.folder
         labels = torch.tensor(folder.labels)
-        write_predictions(job.folder, paths=folder.paths, labels=labels, logits=logits, classes=job.classes)
+        job.world.lead(
+            write_predictions, job.folder, paths=folder.paths, labels=labels, logits=logits, classes=job.classes
+        )
         result = StageResult(
             method=job.stage.label,
             seed=job.seed,
@@ -238,5 +254,11 @@ class StageRun:
             folder=str(job.folder),
             start=job.start.origin,
         )
-        write_json(job.folder / "stage.json", result.to_dict())
+        job.world.lead(write_json, job.folder / "stage.json", result.to_dict())
         return result
+
+
+def _counts(job: StageJob) -> dict[str, int]:
+    """What each process needs at least one of."""
+    splits = {"training": job.splits.train, job.splits.selected_on: job.splits.monitor, "test": job.splits.test}
+    return {"batch_size": job.batch_size, **{f"{name} images": len(split.folder) for name, split in splits.items()}}

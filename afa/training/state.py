@@ -33,11 +33,15 @@ class StageState:
 
 def save_state(job: StageJob, learner: Learner, state: StageState, log_position: int) -> None:
     """Write ``last.pth``: the network as it stands and what is needed to go on; the one before is kept."""
+    generators = [torch.get_rng_state()]
+    if job.device.type == "cuda":
+        generators.append(torch.cuda.get_rng_state(job.device))
     training: dict[str, Any] = {
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "generator": torch.get_rng_state(),
-        "cuda_generator": torch.cuda.get_rng_state(job.device) if job.device.type == "cuda" else None,
+        "generator": generators[0],
+        "cuda_generator": generators[1] if job.device.type == "cuda" else None,
+        "other_generators": list(zip(*(job.world.others(own) for own in generators), strict=True)),
         "step": state.step,
         "sums": state.sums.sums.cpu(),
         "history": list(state.history),
@@ -46,12 +50,12 @@ def save_state(job: StageJob, learner: Learner, state: StageState, log_position:
         "log_position": log_position,
     }
     checkpoint = replace(_checkpoint(job, learner, state), training=training)
-    save_checkpoint(checkpoint, job.folder / LAST, keep=job.folder / PREVIOUS)
+    job.world.lead(save_checkpoint, checkpoint, job.folder / LAST, keep=job.folder / PREVIOUS)
 
 
 def save_best(job: StageJob, learner: Learner, state: StageState) -> None:
     """Write ``best.pth``: the network after the epoch that was last in ``history``."""
-    save_checkpoint(_checkpoint(job, learner, state), job.folder / BEST)
+    job.world.lead(save_checkpoint, _checkpoint(job, learner, state), job.folder / BEST)
 
 
 def _checkpoint(job: StageJob, learner: Learner, state: StageState) -> Checkpoint:
@@ -77,6 +81,13 @@ def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageSta
     Raises:
         CheckpointError: no checkpoint is whole, or the images or the start have changed since.
     """
+    with job.world.leader_first():  # it sets a damaged file aside
+        state = _restore_newest(job, learner, journal)
+    job.world.check_same(f"{job.folder}: outpath", state.epoch, state.step)
+    return state
+
+
+def _restore_newest(job: StageJob, learner: Learner, journal: Journal) -> StageState:
     state = StageState(TrainSums(len(learner.objective.attention_names), learner.device))
     checkpoint, damage = newest_checkpoint(job)
     if checkpoint is None:
@@ -112,9 +123,12 @@ def _restore(checkpoint: Checkpoint, job: StageJob, learner: Learner, state: Sta
     learner.objective.load_state_dict(checkpoint.attention)
     learner.optimizer.load_state_dict(training["optimizer"])
     learner.scaler.load_state_dict(training["scaler"])
-    torch.set_rng_state(training["generator"])
-    if job.device.type == "cuda" and training["cuda_generator"] is not None:
-        torch.cuda.set_rng_state(training["cuda_generator"], job.device)
+    everybodys = [(training["generator"], training["cuda_generator"]), *training.get("other_generators", ())]
+    if len(everybodys) == job.world.size:  # begun by another number of processes, it goes on with new dropout
+        generator, *cuda_generators = everybodys[job.world.part[0]]
+        torch.set_rng_state(generator)
+        if job.device.type == "cuda" and cuda_generators and cuda_generators[0] is not None:
+            torch.cuda.set_rng_state(cuda_generators[0], job.device)
     state.sums.sums = training["sums"].to(job.device)
     state.step, state.history, state.seconds = training["step"], list(training["history"]), training["seconds"]
 

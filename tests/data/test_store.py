@@ -82,7 +82,7 @@ def test_batches_are_those_of_the_plain_path_to_the_bit(folder, place, mode):
     common = {"batch_size": 3, "seed": 1, "device": torch.device("cpu"), "num_workers": 0}
     plain = list(TrainLoader(part, preprocessing, **common).epoch(0))
     mapped = list(TrainLoader(part, preprocessing, **common, canvases=pixels, rows=rows).epoch(0))
-    pairs = [pair for own, other in zip(mapped, plain, strict=True) for pair in zip(own, other, strict=True)]
+    pairs = [pair for own, other in zip(mapped, plain, strict=True) for pair in zip(own[:3], other[:3], strict=True)]
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     # Before normalisation, against Pillow's own crop and flip.
     draws = draw_augmentation(1, 0, 4, preprocessing)
