@@ -205,7 +205,7 @@ def test_one_that_is_killed_ends_the_others_in_a_line_and_the_run_goes_on_exactl
     [
         (["batch_size=1"], 2, "2 processes, but batch_size: 1: each process needs one; start fewer"),
         (["alfa=1"], 2, "alfa"),
-        (["target_dataset=none"], 2, "no such folder"),
+        (["target_dataset=none"], 2, "target_dataset: no folder none in"),
         (["reg_type=delta"], 2, "start it without torchrun"),
         (["dry_run=true"], 2, "start it without torchrun"),
     ],
