@@ -18,7 +18,7 @@ _PUBLIC = {
     "predict": "afa.training.engine",
     "score": "afa.training.engine",
     "load_checkpoint": "afa.training.checkpoint",
-    "prepare": "afa.data.prepare.command",
+    "prepare": "afa.prepare.command",
     "PrepareSettings": "afa.config.tasks",
     "load_classifier": "afa.inference.classifier",
     "attention_maps": "afa.inference.attention_maps",

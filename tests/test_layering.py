@@ -10,7 +10,7 @@ FLOORS = {
     "method": {"method", "errors"},
     "networks": {"networks", "method", "errors"},
     "data": {"data", "errors"},
-    "prepare": {"data", "config", "results", "errors"},
+    "prepare": {"prepare", "data", "config", "results", "errors"},
     "results": {"results", "errors"},
     "config": {"config", "method", "networks", "data", "errors"},
     "report": {"report", "inference", "training", "config", "results", "data", "networks", "method", "errors"},
@@ -26,7 +26,7 @@ WITHOUT_TORCH = [
     "networks/backbones.py",
     "data/folders.py",
     "data/catalogue.py",
-    "data/prepare",
+    "prepare",
 ]
 
 

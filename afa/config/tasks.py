@@ -163,7 +163,7 @@ def _check_prepare(checked: Mapping[str, Any]) -> list[Problem]:
 TASKS: dict[str, Task] = {
     "prepare": Task(
         PrepareSettings,
-        "afa.data.prepare.command:prepare",
+        "afa.prepare.command:prepare",
         _check_prepare,
         "prepare=stanford_dogs archive=/downloads target_data_dir=/data",
         f"a published data set ({', '.join(PUBLISHED)}), or with {FROM_FOLDER}\n"

@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 
 from afa.data.catalogue import Archive
-from afa.data.prepare.download import download
 from afa.errors import DataError
+from afa.prepare.download import download
 
 CONTENT = bytes(range(256)) * 4000
 

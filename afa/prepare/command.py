@@ -6,11 +6,11 @@ from pathlib import Path
 from afa.config.tasks import PrepareSettings
 from afa.data.catalogue import PUBLISHED, Published
 from afa.data.folders import EXTENSIONS, ImageFolder, hold_out, scan_dataset, scan_split
-from afa.data.prepare.archives import check_archive, find_archives, unpack
-from afa.data.prepare.download import download
-from afa.data.prepare.place import Placed, place_images
-from afa.data.prepare.readers import READERS, Listing
 from afa.errors import AFAError, ConfigError, DataError
+from afa.prepare.archives import check_archive, find_archives, unpack
+from afa.prepare.download import download
+from afa.prepare.place import Placed, place_images
+from afa.prepare.readers import READERS, Listing
 
 
 def prepare(settings: PrepareSettings) -> None:

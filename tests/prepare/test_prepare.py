@@ -15,10 +15,10 @@ from afa.data import catalogue
 from afa.data.catalogue import PUBLISHED, Archive
 from afa.data.folders import scan_dataset
 from afa.data.images import read_image
-from afa.data.prepare.archives import check_archive, unpack
-from afa.data.prepare.readers import READERS
 from afa.errors import DataError
-from tests.data.prepare.archives import MAKERS, picture, write_tar
+from afa.prepare.archives import check_archive, unpack
+from afa.prepare.readers import READERS
+from tests.prepare.archives import MAKERS, picture, write_tar
 
 EXPECTED = {
     "stanford_dogs": ("Stanford_Dogs", 4, 2),
