@@ -393,10 +393,10 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(words, cut, monkey
     last = cut / "run/check_point/last.pth"
     before, step_of = last.read_bytes(), train_step
 
-    def poisoned(learner, images, labels):
+    def poisoned(learner, *batch):
         with torch.no_grad():
             learner.target.head_parameters()[0][0, 0] = torch.inf
-        return step_of(learner, images, labels)
+        return step_of(learner, *batch)
 
     monkeypatch.setattr("afa.training.engine.train_step", poisoned)
     assert main([*commands(words, cut)["one"], "checkpoint_every=1 steps"]) == 1
@@ -413,8 +413,8 @@ def test_weights_that_are_no_numbers_are_not_saved(words, cut, monkeypatch, caps
     last = cut / "run/check_point/last.pth"
     before, step_of = last.read_bytes(), train_step
 
-    def ruinous(learner, images, labels):
-        step = step_of(learner, images, labels)
+    def ruinous(learner, *batch):
+        step = step_of(learner, *batch)
         with torch.no_grad():
             learner.target.head_parameters()[0][0, 0] = torch.nan
         return step
