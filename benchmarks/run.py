@@ -14,6 +14,7 @@ PARTS: tuple[tuple[str, ...], ...] = (
     ("images.py",),
     ("step.py",),
     ("evaluation.py",),
+    ("scaling.py",),
     ("channel_importance.py",),
 )
 """A script of this folder and its arguments."""
