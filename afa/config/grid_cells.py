@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from afa.config.grid import GRID, OPTIONS, Cell, Grid, GridOptions, GridSettings
-from afa.config.schema import Problem, build_settings, check_value, nearest
+from afa.config.schema import build_settings
 from afa.config.settings import RENAMED, Settings
+from afa.config.values import Problem, check_value, nearest
 
 _AXES = ("networks", "datasets", "methods")
 

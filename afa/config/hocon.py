@@ -16,9 +16,10 @@ from afa.config.grid import GRID, Grid
 from afa.config.grid_cells import build_grid
 from afa.config.paths import check_paths
 from afa.config.scanner import Finding, Origin
-from afa.config.schema import Problem, build_settings
+from afa.config.schema import build_settings
 from afa.config.settings import FIELDS, RENAMED, STAGE_KEYS, STAGE_NAMES, Settings
 from afa.config.source import COMMAND_LINE, Source, read_source
+from afa.config.values import Problem
 from afa.errors import ConfigError
 
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*", re.ASCII)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from afa.config.layout import find_checkpoint
-from afa.config.schema import Problem, nearest
+from afa.config.values import Problem, nearest
 from afa.errors import ConfigError
 
 

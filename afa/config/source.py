@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from afa.config.scanner import Finding, Origin, is_include, scan, tokens
-from afa.config.schema import nearest
+from afa.config.values import nearest
 from afa.errors import ConfigError
 
 COMMAND_LINE = "command line"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from afa.config.schema import Problem, check_value, nearest
 from afa.config.tasks import TASKS, Task
+from afa.config.values import Problem, check_value, nearest
 from afa.errors import ConfigError
 
 _WORD = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.ASCII | re.DOTALL)

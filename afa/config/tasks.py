@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from afa.config.layout import find_checkpoint, matching
-from afa.config.schema import Problem
-from afa.config.settings import setting
+from afa.config.setting import setting
+from afa.config.values import Problem
 from afa.data.catalogue import PUBLISHED
 from afa.errors import ConfigError
 
