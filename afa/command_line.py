@@ -1,8 +1,10 @@
 """Arguments -> settings -> run. torch is imported only once the settings are known to be good."""
 
 import argparse
+import os
 import platform
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.lines:
             print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # the reader of the output is gone, ``head`` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        return 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a folder that is gone: files written beside the checkpoints
         place = f"{error.filename}: " if error.filename else ""
         what_next = "" if is_setting(words[0]) else "; the same command goes on from the last checkpoint"

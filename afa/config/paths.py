@@ -11,7 +11,7 @@ from afa.errors import ConfigError
 
 def check_paths(checked: Mapping[str, Any]) -> list[Problem]:
     """Problems of the paths among values that are right by themselves; keys may be missing."""
-    problems = _check_dataset(checked.get("target_data_dir"), checked.get("target_dataset"))
+    problems = check_dataset(checked.get("target_data_dir"), checked.get("target_dataset"))
     for key in ("source_weights", "channel_weight_path"):
         if checked.get(key) and not Path(checked[key]).is_file():
             problems.append(Problem(key, f"no such file: {checked[key]}"))
@@ -23,7 +23,8 @@ def check_paths(checked: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _check_dataset(root: str | None, dataset: str | None) -> list[Problem]:
+def check_dataset(root: str | None, dataset: str | None) -> list[Problem]:
+    """Whether the folder of the data sets is there, and the data set in it."""
     if root is None:
         return []
     if not Path(root).is_dir():

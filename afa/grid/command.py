@@ -3,7 +3,8 @@
 from collections.abc import Hashable, Sequence
 
 from afa.config.grid import Cell, Grid
-from afa.errors import AFAError, BusyError, one_line
+from afa.config.paths import check_dataset
+from afa.errors import AFAError, BusyError, ConfigError, one_line
 from afa.grid.runs import State, read_run
 from afa.training.signals import StoppedError
 
@@ -12,6 +13,7 @@ def do_grid(grid: Grid) -> int:
     """Do what the options say; returns the exit status, 1 if a run failed.
 
     Raises:
+        ConfigError: none of the data sets is there.
         StoppedError: a signal came; what the run at work had done is saved.
     """
     if grid.options.mode == "report":
@@ -45,7 +47,8 @@ def shard(cells: Sequence[Cell], part: str) -> list[Cell]:
 
 def train(cells: Sequence[Cell]) -> int:
     """Train each cell that is not done. One that fails is said in a line, and the others go on."""
-    failures = []
+    cells, failures = _with_data(cells)
+    print("\n".join(failures), end="\n" * bool(failures), flush=True)
     for number, cell in enumerate(cells, 1):
         title = f"[{number}/{len(cells)}] {cell}"
         found = read_run(cell)
@@ -57,8 +60,23 @@ def train(cells: Sequence[Cell]) -> int:
         if failure:
             failures.append(f"{title}: {failure}")
             print(failures[-1], flush=True)
-    print("\n".join([*failures, f"{len(cells)} runs, of which failed: {len(failures)}"]), flush=True)
+    print("\n".join([*failures, f"{len(cells)} runs; failed or left out: {len(failures)}"]), flush=True)
     return 1 if failures else 0
+
+
+def _with_data(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """The cells whose data set is there, and a line for each data set that is not."""
+    there, missing = [], {}
+    for cell in cells:
+        data = cell.first_seed.data
+        problems = check_dataset(data.root, data.dataset)
+        if problems:
+            missing[cell.dataset] = f"{problems[0].key}: {problems[0].message}"
+        else:
+            there.append(cell)
+    if cells and not there:
+        raise ConfigError(list(dict.fromkeys(missing.values())))
+    return there, [f"{dataset}: its runs are left out; {line}" for dataset, line in missing.items()]
 
 
 def _train_one(cell: Cell) -> str:

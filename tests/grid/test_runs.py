@@ -54,14 +54,28 @@ def test_a_killed_grid_gives_the_same_table_as_an_undisturbed_one(command, tmp_p
 
 
 def test_one_that_fails_is_said_in_a_line_and_the_others_go_on(command, data_dir, tmp_path, capsys) -> None:
-    both = ['grid.datasets=["nowhere", "tiny"]', 'grid.methods=["l2"]', "grid.seeds=1"]
+    data = tmp_path / "data"
+    for name in ("odd", "tiny"):
+        shutil.copytree(data_dir / "tiny", data / name)
+    shutil.rmtree(data / "odd/test")
+    both = ['grid.datasets=["odd", "tiny"]', 'grid.methods=["l2"]', "grid.seeds=1", f"target_data_dir={data}"]
     assert main(command(*both)) == 1
-    lines = [line for line in capsys.readouterr().out.splitlines() if "no such folder" in line]
-    assert lines[0].startswith("[1/2] MobileNetV2, nowhere, l2, seed 1: ")
+    out = capsys.readouterr().out
+    assert out.count("[1/2] MobileNetV2, odd, l2, seed 1: ") == 2  # at once, and again at the end
     assert result(tmp_path / "runs", "l2/seed_1").exists()
-    shutil.copytree(data_dir / "tiny", tmp_path / "data/nowhere")
-    shutil.copytree(data_dir / "tiny", tmp_path / "data/tiny")
-    assert main(command(*both, f"target_data_dir={tmp_path / 'data'}")) == 0
+    shutil.copytree(data_dir / "tiny/test", data / "odd/test")
+    assert main(command(*both)) == 0
+
+
+def test_data_sets_that_are_not_there_are_left_out_and_named_once(command, tmp_path, capsys) -> None:
+    some = command('grid.datasets=["nowhere", "tiny"]', 'grid.methods=["l2"]')
+    assert main(some) == 1
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith("nowhere: its runs are left out; target_dataset: no folder nowhere in ")
+    assert "[2/2] MobileNetV2, tiny, l2, seed 2" in out
+    assert not (tmp_path / "runs/small/MobileNetV2/nowhere").exists()
+    assert main([*some, "target_data_dir=/nowhere"]) == 2
+    assert "target_data_dir: no such folder: /nowhere" in capsys.readouterr().err
 
 
 def test_a_run_at_work_elsewhere_is_left_to_its_owner(command, tmp_path, capsys) -> None:
