@@ -7,7 +7,7 @@ through the ordinary schema.
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from afa.config.grid import GRID, OPTIONS, Cell, Grid, GridOptions, GridSettings
 from afa.config.schema import build_settings
 from afa.config.settings import RENAMED, Settings
-from afa.config.values import Problem, check_value, nearest
+from afa.config.values import Problem, check_values, missing_values, nearest
 
 _AXES = ("networks", "datasets", "methods")
 
@@ -61,21 +61,12 @@ def build_grid(values: Values, settle: Settle, *, name: str) -> tuple[Grid | Non
 def _section(section: type, values: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Any:
     """An instance of ``section``, or None with what is wrong."""
     known = {f.metadata["key"]: f for f in fields(section)}
-    checked, found = {}, []
-    for key, value in values.items():
-        if key not in known:
-            found.append(Problem(prefix + key, f"unknown key{nearest(key, [*known, 'define'])}"))
-            continue
-        outcome = check_value(known[key], value)
-        if isinstance(outcome, Problem):
-            found.append(outcome._replace(key=prefix + key))
-        else:
-            checked[known[key].name] = outcome.value
-    for key, f in known.items():
-        if f.default is MISSING and key not in values:
-            found.append(Problem(prefix + key, f"missing: {f.metadata['reason']}"))
+    checked, found = check_values(
+        values, known, prefix, unknown=lambda key: f"unknown key{nearest(key, [*known, 'define'])}"
+    )
+    found += missing_values(values, known, prefix)
     problems += found
-    return None if found else section(**checked)
+    return None if found else section(**{known[key].name: value for key, value in checked.items()})
 
 
 def _definitions(define: Any, grid: GridSettings, problems: list[Problem]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """The strict schema: plain values, as they stand in a config file, to frozen settings, or every problem found."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from afa.config.settings import (
@@ -18,9 +18,9 @@ from afa.config.settings import (
     Settings,
     StageSettings,
 )
-from afa.config.values import Problem, check_value, nearest
+from afa.config.values import Problem, check_values, missing_values, nearest
 from afa.method.catalogue import METHODS, RECIPES
-from afa.networks.backbones import BACKBONES, layers_of
+from afa.networks.backbones import BACKBONES, layers_of, row_of
 
 
 def build_settings(
@@ -43,10 +43,8 @@ def build_settings(
     blocks = _stage_blocks(values, problems)
     flat = _open_block(SEARCH, {key: value for key, value in values.items() if key not in STAGE_NAMES}, "", problems)
     checked = _check_keys(flat, "", FIELDS, problems)
-    for key, (section, f) in FIELDS.items():
-        # A key that is given but wrong is in `flat` and not in `checked`; it has been named already.
-        if section is not StageSettings and f.default is MISSING and key not in flat:
-            problems.append(Problem(key, f"missing: {f.metadata['reason']}"))
+    # A key that is given but wrong is in `flat` and not in `checked`; it has been named already.
+    problems += missing_values(flat, {key: f for key, (section, f) in FIELDS.items() if section is not StageSettings})
     stages = []
     for prefix, block in blocks.items():
         own = _check_keys(block, prefix, STAGE_KEYS, problems)
@@ -59,8 +57,7 @@ def build_settings(
     if problems:
         return None, problems
     if not checked.get("image_size"):
-        backbone = BACKBONES.get(checked["base_model_name"])
-        checked["image_size"] = backbone.image_size if backbone else 224
+        checked["image_size"] = row_of(checked["base_model_name"]).image_size
     return Settings(
         data=_freeze(DataSettings, checked),
         backbone=_freeze(BackboneSettings, checked),
@@ -124,18 +121,13 @@ def _check_keys(
     values: Mapping[str, Any], prefix: str, allowed: Iterable[str], problems: list[Problem]
 ) -> dict[str, Any]:
     """The values that are right, under their keys; what is wrong goes to ``problems``."""
-    checked = {}
-    known = [*allowed, *(() if prefix else (*STAGE_NAMES, *RENAMED))]
-    for key, value in values.items():
-        if key not in allowed:
-            hint = " is no setting of a stage; put it outside" if key in FIELDS else f"unknown key{nearest(key, known)}"
-            problems.append(Problem(prefix + key, hint.strip()))
-            continue
-        outcome = check_value(FIELDS[key][1], value)
-        if isinstance(outcome, Problem):
-            problems.append(outcome._replace(key=prefix + key))
-        else:
-            checked[key] = outcome.value
+    names = [*allowed, *(() if prefix else (*STAGE_NAMES, *RENAMED))]
+
+    def unknown(key: str) -> str:
+        return "is no setting of a stage; put it outside" if key in FIELDS else f"unknown key{nearest(key, names)}"
+
+    checked, found = check_values(values, {key: FIELDS[key][1] for key in allowed}, prefix, unknown=unknown)
+    problems += found
     return checked
 
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Sequence
+from dataclasses import Field, fields
 from typing import Any
 
 from afa.config.tasks import TASKS, Task
-from afa.config.values import Problem, check_value, nearest
+from afa.config.values import Problem, check_values, missing_values, nearest
 from afa.errors import ConfigError
 
 _WORD = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.ASCII | re.DOTALL)
@@ -39,6 +39,10 @@ def load_task(words: Sequence[str]) -> tuple[Task, Any]:
     wanted = {f.metadata["key"]: f for f in fields(task.settings)}
     checked: dict[str, Any] = {}
     given = set()
+
+    def unknown(key: str) -> str:
+        return f"unknown key of {name}{nearest(key, wanted)} (known: {', '.join(wanted)})"
+
     for word in words:
         match = _WORD.fullmatch(word)
         if not match:
@@ -48,37 +52,24 @@ def load_task(words: Sequence[str]) -> tuple[Task, Any]:
         if key == "mode":
             continue
         given.add(key)
-        if key not in wanted:
-            problems.append(Problem(key, f"unknown key of {name}{nearest(key, wanted)} (known: {', '.join(wanted)})"))
-            continue
-        outcome = check_value(wanted[key], _read(text, wanted[key]))
-        if isinstance(outcome, Problem):
-            problems.append(outcome._replace(key=key))
-        else:
-            checked[key] = outcome.value
-    problems += _missing(wanted, given)
+        own, found = check_values({key: _read(text, wanted.get(key))}, wanted, "", unknown=unknown)
+        checked |= own
+        problems += found
+    problems += missing_values(given, wanted)
     problems += task.check(checked)
     if problems:
         raise ConfigError([f"command line: {key}: {message}" for key, message in problems])
     return task, task.settings(**{wanted[key].name: value for key, value in checked.items()})
 
 
-def _read(text: str, f: Field) -> Any:
+def _read(text: str, f: Field | None) -> Any:
     """The value as JSON, but a string as it stands: a folder may be called 2024."""
-    if f.type is str:
+    if f is not None and f.type is str:
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _missing(wanted: Mapping[str, Field], given: set[str]) -> list[Problem]:
-    return [
-        Problem(key, f"missing: {f.metadata['reason']}")
-        for key, f in wanted.items()
-        if f.default is MISSING and key not in given
-    ]
 
 
 def _no_task(name: str) -> str:

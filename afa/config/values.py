@@ -3,8 +3,8 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import Field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import MISSING, Field
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -60,6 +60,32 @@ def check_value(f: Field, value: Any) -> Checked | Problem:
             known = [*bounds["choices"], *bounds["aliases"]]
             return Problem("", f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
     return Checked(value)
+
+
+def check_values(
+    values: Mapping[str, Any], known: Mapping[str, Field], prefix: str, *, unknown: Callable[[str], str]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The values that are right, under their keys, and what is wrong with the others.
+
+    ``known``: key -> its field; ``unknown``: what to say of a key that is none; ``prefix`` stands before keys there.
+    """
+    checked, problems = {}, []
+    for key, value in values.items():
+        outcome = check_value(known[key], value) if key in known else Problem("", unknown(key))
+        if isinstance(outcome, Problem):
+            problems.append(outcome._replace(key=prefix + key))
+        else:
+            checked[key] = outcome.value
+    return checked, problems
+
+
+def missing_values(given: Collection[str], known: Mapping[str, Field], prefix: str = "") -> list[Problem]:
+    """A problem for each field without a default whose key is not given."""
+    return [
+        Problem(prefix + key, f"missing: {f.metadata['reason']}")
+        for key, f in known.items()
+        if f.default is MISSING and key not in given
+    ]
 
 
 def _check_list(item: type, bounds: Mapping[str, Any], value: Any) -> Checked | Problem:

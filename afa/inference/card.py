@@ -6,7 +6,7 @@ from afa import __version__
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_side
 from afa.inference.classifier import Classifier
 from afa.method.catalogue import METHODS
-from afa.networks.backbones import BACKBONES
+from afa.networks.backbones import row_of
 from afa.networks.weights import sha256
 
 METADATA = "model.json"
@@ -65,7 +65,7 @@ def model_card(classifier: Classifier, file: str) -> str:
     """Markdown: what the network is, its figures and how they were selected, how to use it."""
     checkpoint, size = classifier.checkpoint, classifier.preprocessing.image_size
     method = METHODS[checkpoint.method].label if checkpoint.method in METHODS else "unknown"
-    options = BACKBONES[classifier.backbone].options if classifier.backbone in BACKBONES else ()
+    options = row_of(classifier.backbone).options
     use = _USE[file].format(
         size=size,
         backbone=classifier.backbone,

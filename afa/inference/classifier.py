@@ -16,7 +16,7 @@ from afa.data.folders import ImageFolder
 from afa.data.loaders import TestLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import CheckpointError, ConfigError, DataError
-from afa.networks.backbones import BACKBONES
+from afa.networks.backbones import BACKBONES, row_of
 from afa.networks.build import build_network, head_keys
 from afa.networks.features import FeatureNetwork
 from afa.training.checkpoint import Checkpoint, load_checkpoint
@@ -131,7 +131,7 @@ def load_classifier(
     names = tuple(content.classes) or _class_names(content, path, name, classes)
     backbone = BackboneSettings(name=name)
     device, _ = choose_device(gpu_id)
-    size = content.image_size or (BACKBONES[name].image_size if name in BACKBONES else 224)
+    size = content.image_size or row_of(name).image_size
     return Classifier(
         target=build_target(backbone, content, path, names).to(device).eval(),
         backbone=name,

@@ -65,6 +65,11 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+def row_of(name: str) -> Backbone:
+    """The network's row; for another of torchvision's networks one without layers, of 224 pixels."""
+    return BACKBONES.get(name, Backbone(()))
+
+
 def layers_of(name: str, aligned_layers: tuple[str, ...] | int) -> tuple[str, ...]:
     """The layers that the setting ``aligned_layers`` means: those named, so many of BACKBONES, or the paper's.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
 from afa.errors import CheckpointError, ConfigError
-from afa.networks.backbones import BACKBONES
+from afa.networks.backbones import row_of
 from afa.networks.weights import download_source_weights, load_file_safely, load_state, state_dict_of
 
 
@@ -35,7 +35,7 @@ def build_network(name: str, num_classes: int) -> nn.Module:
     """
     if name not in list_models(module=torchvision.models):
         raise ConfigError(f"base_model_name: torchvision has no classification network '{name}'")
-    options = dict(BACKBONES[name].options) if name in BACKBONES else {}
+    options = dict(row_of(name).options)
     with torch.random.fork_rng(devices=[]):
         network = get_model(name, weights=None, **options)
     head = head_name(network)
