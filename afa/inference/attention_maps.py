@@ -17,10 +17,10 @@ from afa.data.images import read_canvas
 from afa.data.transforms import normalise
 from afa.errors import CheckpointError, ConfigError, one_line
 from afa.inference.classifier import Classifier
-from afa.method.aligned_maps import AttentiveTerm, Channel, Spatial
-from afa.method.term import Given, MapShape
+from afa.method.aligned_maps import Channel, Spatial
+from afa.method.term import MapShape
 from afa.training.checkpoint import Checkpoint, load_checkpoint
-from afa.training.setup import Start, build_source, source_start
+from afa.training.setup import Start, attention_state, build_attention, build_source, source_start
 
 
 class LayerAttention(NamedTuple):
@@ -61,7 +61,7 @@ def centre_views(classifier: Classifier, paths: Sequence[Path]) -> tuple[list[Im
 def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
     """As ``attention_maps``, for (B, 3, S, S) normalised views."""
     checkpoint = classifier.checkpoint
-    states = {term: _state(checkpoint, term) for term in (Spatial, Channel)}
+    states = {kind: attention_state(checkpoint, kind) for kind in (Spatial, Channel)}
     if not any(states.values()):
         return []
     settings = read_settings(checkpoint, classifier.path)
@@ -71,12 +71,15 @@ def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
     maps = source(views)
     shapes = [MapShape(*one.shape[1:]) for one in maps]
     found = []
-    for term, state in states.items():
-        for place, attend in enumerate(_attentions(term, state, shapes, classifier) if state else ()):
+    for kind, state in states.items():
+        if not state:
+            continue
+        term = build_attention(kind, state, shapes, classifier.path, classifier.preprocessing.image_size)
+        for place, attend in enumerate(term.to(classifier.device).attentions):
             weights = attend(maps[place]).cpu()
-            if term is Spatial:
+            if kind is Spatial:
                 weights = weights.unflatten(1, shapes[place][1:])
-            found.append(LayerAttention(checkpoint.aligned_layers[place], term.name, weights))
+            found.append(LayerAttention(checkpoint.aligned_layers[place], kind.name, weights))
     return found
 
 
@@ -112,19 +115,3 @@ def read_settings(checkpoint: Checkpoint, path: Path) -> Settings:
             return load_settings(file)
         except ConfigError as error:
             raise CheckpointError(f"{path}: its settings cannot be read: {one_line(error)}") from None
-
-
-def _state(checkpoint: Checkpoint, term: type[AttentiveTerm]) -> dict[str, Tensor]:
-    prefix = f"alignments.{term.name}."
-    return {key.removeprefix(prefix): value for key, value in checkpoint.attention.items() if key.startswith(prefix)}
-
-
-def _attentions(
-    term: type[AttentiveTerm], state: dict[str, Tensor], shapes: Sequence[MapShape], classifier: Classifier
-) -> torch.nn.ModuleList:
-    built = term(Given(shapes=shapes))
-    try:
-        built.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{classifier.path}: its attention does not fit: {one_line(error)}") from None
-    return built.to(classifier.device).attentions

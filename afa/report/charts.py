@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from afa.results.figures import Row
 
 WIDTH, HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 24
+LEFT, RIGHT, _TOP, _BOTTOM = 44, 8, 8, 24
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
 
 
@@ -77,7 +77,7 @@ def _chart(title: str, histories: Sequence[Sequence[Row]], names: dict[str, str]
     low, high = min(marks[0], *values), max(marks[-1], *values)
 
     def x(epoch: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
+        return LEFT + (WIDTH - LEFT - RIGHT) * ((epoch - 1) / (epochs - 1) if epochs > 1 else 0.5)
 
     def y(value: float) -> float:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from afa.data.images import read_image
 from afa.errors import DataError, printable
-from afa.report.charts import HEIGHT, WIDTH, Chart
+from afa.report.charts import HEIGHT, LEFT, RIGHT, WIDTH, Chart
 from afa.report.confusion import ClassFigures, Pair
 from afa.report.heat import grid
 from afa.report.matrix import Matrix
@@ -29,8 +29,8 @@ def _draw_chart(chart: Chart) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for tick in chart.up:
         y = tick.at * _SCALE
-        draw.line([(44 * _SCALE, y), ((WIDTH - 8) * _SCALE, y)], fill=_RULE)
-        draw.text((40 * _SCALE, y), tick.text, fill=_QUIET, font=_FONT, anchor="rm")
+        draw.line([(LEFT * _SCALE, y), ((WIDTH - RIGHT) * _SCALE, y)], fill=_RULE)
+        draw.text(((LEFT - 4) * _SCALE, y), tick.text, fill=_QUIET, font=_FONT, anchor="rm")
     for tick in chart.across:
         draw.text((tick.at * _SCALE, (HEIGHT - 8) * _SCALE), tick.text, fill=_QUIET, font=_FONT, anchor="mm")
     for line in chart.lines:
@@ -38,7 +38,7 @@ def _draw_chart(chart: Chart) -> Image.Image:
         draw.line(points, fill=line.colour, width=3)
         for x, y in points if len(points) == 1 else ():
             draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=line.colour)
-    x = 44.0 * _SCALE
+    x = float(LEFT * _SCALE)
     for name, colour in chart.legend.items():
         draw.text((x, (HEIGHT + 4) * _SCALE), name, fill=colour, font=_FONT)
         x += _FONT.getlength(name) + 8 * _SCALE

@@ -52,8 +52,9 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         AFAError: a file of it is altered.
     """
-    result = read_json(folder / RESULT, lambda values: {**values, "run": str(values["run"])})
-    repeats = read_json(folder / RESULT, lambda values: _repeats(folder, values))
+    result, repeats = read_json(
+        folder / RESULT, lambda values: ({**values, "run": str(values["run"])}, _repeats(folder, values))
+    )
     settings = load_settings(folder / SETTINGS)
     text = (folder / SETTINGS).read_text(encoding="utf-8")
     return RunRecord(folder, settings, text, result, repeats)

@@ -19,15 +19,22 @@ from afa.config.layout import BEST, find_checkpoint
 from afa.config.settings import BackboneSettings
 from afa.data.loaders import TestLoader
 from afa.errors import CheckpointError, one_line
-from afa.method.aligned_maps import Spatial
+from afa.method.aligned_maps import AttentiveTerm, Spatial
 from afa.method.catalogue import METHODS
-from afa.method.term import Given, MapShape
+from afa.method.term import MapShape
 from afa.results.journal import Journal
 from afa.results.records import write_json
 from afa.training.channel_importance import compute_channel_weights
 from afa.training.checkpoint import load_checkpoint
 from afa.training.job import StageJob
-from afa.training.setup import aligned_layers, aligned_shapes, build_source, source_start
+from afa.training.setup import (
+    aligned_layers,
+    aligned_shapes,
+    attention_state,
+    build_attention,
+    build_source,
+    source_start,
+)
 from afa.training.signals import Signals
 from afa.training.stage import run_stage
 
@@ -130,7 +137,7 @@ def _trained_ast(job: StageJob, journal: Journal, signals: Signals) -> Path:
     return ast.folder / BEST
 
 
-def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: int) -> Spatial:
+def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: int) -> AttentiveTerm:
     """The attentive modules of a trained AST.
 
     Raises:
@@ -138,8 +145,7 @@ def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: i
     """
     checkpoint = load_checkpoint(path)
     layers = aligned_layers(backbone)
-    prefix = f"alignments.{Spatial.name}."
-    state = {name.removeprefix(prefix): v for name, v in checkpoint.attention.items() if name.startswith(prefix)}
+    state = attention_state(checkpoint, Spatial)
     if not state:
         raise CheckpointError(
             f"{path}: holds no spatial attention (method {checkpoint.method or 'unknown'}); name an AST"
@@ -149,14 +155,7 @@ def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: i
             f"{path}: its attention is over {', '.join(checkpoint.aligned_layers)} of {checkpoint.backbone}; "
             f"the config aligns {', '.join(layers)} of {backbone.name}"
         )
-    ast = Spatial(Given(shapes=aligned_shapes(backbone, image_size)))
-    try:
-        ast.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its attention does not fit image_size = {image_size}: {one_line(error)}"
-        ) from None
-    return ast
+    return build_attention(Spatial, state, aligned_shapes(backbone, image_size), path, image_size)
 
 
 MAKERS: dict[str, Maker] = {

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
-from afa.errors import CheckpointError
+from afa.errors import CheckpointError, one_line
+from afa.method.aligned_maps import AttentiveTerm
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective, what_is_read
 from afa.method.term import Given, MapShape
@@ -179,6 +180,30 @@ def aligned_shapes(backbone: BackboneSettings, image_size: int) -> list[MapShape
     with torch.random.fork_rng(devices=[]):
         network = build_network(backbone.name, 1)
     return FeatureNetwork(network, aligned_layers(backbone)).map_shapes(image_size)
+
+
+def attention_state(checkpoint: Checkpoint, kind: type[AttentiveTerm]) -> dict[str, Tensor]:
+    """The state of a trained stage's attentive modules of one kind; empty where it has none."""
+    prefix = f"alignments.{kind.name}."
+    return {name.removeprefix(prefix): v for name, v in checkpoint.attention.items() if name.startswith(prefix)}
+
+
+def build_attention(
+    kind: type[AttentiveTerm], state: Mapping[str, Tensor], shapes: Sequence[MapShape], path: Path, image_size: int
+) -> AttentiveTerm:
+    """Trained attentive modules over maps of ``shapes``, from ``attention_state``.
+
+    Raises:
+        CheckpointError: they are damaged, or of maps of other shapes.
+    """
+    term = kind(Given(shapes=shapes))
+    try:
+        term.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its attention does not fit image_size = {image_size}: {one_line(error)}"
+        ) from None
+    return term
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[str]) -> None:
