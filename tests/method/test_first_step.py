@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from afa.method.catalogue import METHODS
-from afa.networks.build import build_network, load_source_weights
+from afa.networks.build import build_network
 from afa.training.engine import train_step
-from afa.training.setup import Start, build_learner
+from tests.learners import demo_learner
 
 LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
 SIZES = {"mean_attention": [16, 4, 4, 1], "channel_weights": [32, 64, 96, 320]}
@@ -111,20 +111,10 @@ TERMS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_the_first_steps_loss_is_the_methods_equation(name, settings_for):
     settings = settings_for(reg_type=name, alpha=ALPHA, beta=BETA)
-    state, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
     sizes = SIZES.get(METHODS[name].fixed_weights, ())
     generator = torch.Generator().manual_seed(0)
     weights = [torch.rand(size, generator=generator).softmax(0) for size in sizes]
-    learner = build_learner(
-        settings.backbone,
-        settings.stages[0],
-        start=Start(state, origin, with_head=False),
-        num_classes=3,
-        image_size=32,
-        seed=1,
-        device=torch.device("cpu"),
-        fixed_weights=weights,
-    )
+    learner, state = demo_learner(settings, image_size=32, fixed_weights=weights)
     learner.objective.set_progress(PROGRESS)
     for module in (learner.target, learner.objective, *([learner.source._extractor] if learner.source else [])):
         module.double()

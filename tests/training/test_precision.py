@@ -5,10 +5,9 @@ import torch
 
 from afa.config.settings import ComputeSettings
 from afa.errors import AFAError, ConfigError
-from afa.networks.build import load_source_weights
 from afa.training.engine import train_step
 from afa.training.precision import Precision
-from afa.training.setup import Start, build_learner
+from tests.learners import demo_learner
 
 CPU = torch.device("cpu")
 
@@ -20,17 +19,7 @@ def learner_with(settings_for, monkeypatch):
 
     def build(**compute):
         settings = settings_for(reg_type="ast")
-        state, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
-        learner = build_learner(
-            settings.backbone,
-            settings.stages[0],
-            start=Start(state, origin, with_head=False),
-            num_classes=3,
-            image_size=64,
-            seed=1,
-            device=CPU,
-            compute=ComputeSettings(**compute),
-        )
+        learner, _ = demo_learner(settings, compute=ComputeSettings(**compute))
         learner.target.network.classifier[0].p = 0.0
         learner.target.train()
         return learner

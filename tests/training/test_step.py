@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from afa.config.settings import ComputeSettings
 from afa.method.catalogue import METHODS
 from afa.method.objectives import what_is_read
-from afa.networks.build import build_network, load_backbone, load_source_weights
+from afa.networks.build import build_network, load_backbone
 from afa.networks.features import FrozenSource
 from afa.training.engine import train_step
 from afa.training.optim import learning_rate_factor
 from afa.training.setup import Start, build_learner, source_start
+from tests.learners import demo_learner
 
 LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
 ALPHA, BETA, RATE, MOMENTUM = 0.02, 0.01, 0.01, 0.9
@@ -86,17 +87,7 @@ class Textbook:
 def build(settings_for, method, dtype, *, channels_last):
     """A learner with the demo's source, in ``dtype``, and the start's weights."""
     settings = settings_for(reg_type=method, alpha=ALPHA, beta=BETA, lr=RATE, momentum=MOMENTUM)
-    start, origin = load_source_weights("mobilenet_v2", settings.backbone.source_weights)
-    learner = build_learner(
-        settings.backbone,
-        settings.stages[0],
-        start=Start(start, origin, with_head=False),
-        num_classes=3,
-        image_size=64,
-        seed=3,
-        device=torch.device("cpu"),
-        compute=ComputeSettings(channels_last=channels_last),
-    )
+    learner, start = demo_learner(settings, seed=3, compute=ComputeSettings(channels_last=channels_last))
     learner.target.network.classifier[0].p = 0.0  # dropout would draw differently in the two
     for module in (learner.target, learner.objective):
         module.to(dtype)
