@@ -21,11 +21,11 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 
 from afa.errors import ConfigError
 from afa.method.term import MapShape
-from afa.networks.activations import make_lean
 from afa.networks.batch_norm import SharedBatchNorm2d
 from afa.networks.build import head_name
 from afa.networks.compiling import compiled
 from afa.networks.folding import fold_batch_norms
+from afa.networks.lean import make_lean, sum_in_place
 
 HEAD_INPUT = "<head's input>"
 """Stands among layers for what the head reads: (B, F) features."""
@@ -41,6 +41,9 @@ def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
         warnings.simplefilter("ignore")
         extractor = create_feature_extractor(network, nodes, tracer_kwargs=_WHOLE)
     _forbid_in_place_changes(extractor)
+    for graph in (extractor.train_graph, extractor.eval_graph):
+        sum_in_place(extractor, graph)
+    extractor.recompile()
     return extractor
 
 

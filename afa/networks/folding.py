@@ -7,6 +7,8 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from afa.networks.lean import sum_in_place
+
 
 def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """The module that computes ``graph`` over the submodules of ``root`` in eval mode, with fewer batch-norms.
@@ -25,6 +27,7 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
             module.set_submodule(str(convolution.target), _fold(*modules))
             norm.replace_all_uses_with(convolution)
             module.graph.erase_node(norm)
+    sum_in_place(module, module.graph)
     module.delete_all_unused_submodules()
     module.recompile()
     return module
