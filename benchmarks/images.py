@@ -1,21 +1,16 @@
 """Input speed: from JPEG files to normalised batches, against torchvision's transforms in a DataLoader.
 
 ``python benchmarks/images.py`` makes the JPEG files, times both sides in turn, prints a table
-and writes JSON. *First epoch*: the making of the cache included. *Warm*: a later epoch. *For a
-card*: what is left to the processor where crop, flip and normalisation run on a CUDA card.
+and writes JSON. *First epoch*: the making of the cache included. *Warm*: a later epoch.
 """
 
 import argparse
-import json
-import resource
-import statistics
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +20,18 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from timing import CPU, Side, Work, in_turn, median, ratio, write
+
 from afa.data.folders import scan_split
 from afa.data.loaders import TrainLoader
 from afa.data.store import Store
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from afa.results.figures import format_table
 from afa.training.device import keep_freed_memory
-from afa.training.environment import environment
 
 SIZE = (500, 375)  # Stanford Dogs' commonest
 BATCH = 64
 PREPROCESSING = Preprocessing(224)
-CPU = torch.device("cpu")
 
 
 def make_images(folder: Path, count: int) -> None:
@@ -78,57 +73,54 @@ def cached_loader(folder: Path, cache: Path) -> TrainLoader:
     return TrainLoader(split, PREPROCESSING, batch_size=BATCH, seed=1, device=CPU, num_workers=0, canvases=canvases)
 
 
-class Cost(NamedTuple):
-    """Seconds by the clock, and of all processors together."""
-
-    wall: float
-    cpu: float
+def consume(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        pass
 
 
-def cost(work: Callable[[], Iterable[Any]], rounds: int = 1) -> Cost:
-    """Of going through the batches of ``work``, a round; worker processes are over by then, and counted."""
-
-    def cpu() -> float:
-        return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-    wall, before = time.perf_counter(), cpu()
-    for _ in range(rounds):
-        for _ in work():
-            pass
-    return Cost((time.perf_counter() - wall) / rounds, (cpu() - before) / rounds)
+def build_plain(folder: Path) -> Work:
+    """An epoch of the plain path."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # 4 is the textbook's number
+    return lambda: consume(plain_loader(folder))
 
 
-def first_epochs(folder: Path, repeats: int) -> list[tuple[Cost, Cost]]:
-    """The plain path's first epoch and the cached one's, in turn."""
-    pairs = []
-    for _ in range(repeats):
+def build_first_epoch(folder: Path) -> Work:
+    """An epoch of this program, with a new cache each time."""
+    keep_freed_memory()  # as a run on the CPU does
+
+    def epoch() -> None:
         with tempfile.TemporaryDirectory(prefix="afa_cache_") as cache:
-            plain = cost(lambda: plain_loader(folder))
-            pairs.append((plain, cost(lambda cache=cache: cached_loader(folder, Path(cache)).epoch(0))))
-    return pairs
+            consume(cached_loader(folder, Path(cache)).epoch(0))
+
+    return epoch
 
 
-def warm_epochs(folder: Path, repeats: int) -> tuple[list[tuple[Cost, Cost]], list[tuple[Cost, Cost]]]:
-    """A later epoch on both sides, in turn: the cached one whole, and what of it a card leaves to the processor."""
-    whole, for_card = [], []
-    with tempfile.TemporaryDirectory(prefix="afa_cache_") as cache:
-        loader, rounds = cached_loader(folder, Path(cache)), 10
-        batches = torch.arange(len(loader.folder)).split(BATCH)
-        for _ in range(repeats):
-            plain = cost(lambda: plain_loader(folder))
-            whole.append((plain, cost(lambda: loader.epoch(1), rounds)))
-            for_card.append((plain, cost(lambda: loader.pixels(batches), rounds)))
-    return whole, for_card
+def build_warm_epoch(folder: Path, cache: Path) -> Work:
+    """A later epoch of this program."""
+    keep_freed_memory()
+    loader = cached_loader(folder, cache)
+    return lambda: consume(loader.epoch(1))
 
 
-def figures(pairs: list[tuple[Cost, Cost]], images: int) -> dict[str, float]:
-    """Medians: images per second of each side, and the ratios pair by pair."""
-    return {
-        "plain": images / statistics.median(plain.wall for plain, _ in pairs),
-        "cached": images / statistics.median(cached.wall for _, cached in pairs),
-        "wall_ratio": statistics.median(plain.wall / cached.wall for plain, cached in pairs),
-        "cpu_ratio": statistics.median(plain.cpu / cached.cpu for plain, cached in pairs),
-    }
+def measure(folder: Path, images: int, repeats: int) -> dict[str, dict[str, float]]:
+    """What is timed -> images per second of each side, and the ratios pair by pair."""
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="afa_cache_") as cache, Side(build_plain, folder) as plain:
+        sides = {
+            "first epoch": Side(build_first_epoch, folder),
+            "warm": Side(build_warm_epoch, folder, Path(cache), rounds=10),
+        }
+        for name, side in sides.items():
+            with side:
+                costs = in_turn({"plain": plain, "cached": side}, repeats)
+            times = ratio(costs["plain"], costs["cached"])
+            results[name] = {
+                "plain": images / median(costs["plain"]).wall,
+                "cached": images / median(costs["cached"]).wall,
+                "wall_ratio": times.wall,
+                "cpu_ratio": times.cpu,
+            }
+    return results
 
 
 def main() -> None:
@@ -137,25 +129,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/images.json"))
     words = parser.parse_args()
-    torch.set_num_threads(1)  # as in DataLoader's processes
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # 4 is the textbook's number
-    keep_freed_memory()  # as a run on the CPU does
     with tempfile.TemporaryDirectory(prefix="afa_images_") as place:
-        folder = Path(place)
-        make_images(folder, words.images)
-        warm, for_card = warm_epochs(folder, words.repeats)
-        pairs = {"first epoch": first_epochs(folder, words.repeats), "warm": warm, "warm, for a card": for_card}
-    results = {name: figures(own, words.images) for name, own in pairs.items()}
+        make_images(Path(place), words.images)
+        results = measure(Path(place), words.images, words.repeats)
     header = ["images/s", "plain, 4 processes", "cache = disk", "ratio", "ratio of CPU seconds"]
     rows = [
         [name, f"{f['plain']:.0f}", f"{f['cached']:.0f}", f"{f['wall_ratio']:.2f}", f"{f['cpu_ratio']:.2f}"]
         for name, f in results.items()
     ]
     print(format_table(header, rows))
-    words.json.parent.mkdir(parents=True, exist_ok=True)
-    told = {"environment": environment(CPU, " ".join(sys.argv)), "images": words.images, "repeats": words.repeats}
-    words.json.write_text(json.dumps({**told, **results}, indent=1) + "\n")
-    print(f"written to {words.json}")
+    write(words.json, images=words.images, repeats=words.repeats, **results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -81,6 +81,7 @@ _prepared: list[Work] = []
 
 
 def _prepare(build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+    set_start_method(None, force=True)  # a DataLoader's processes start as they would without us, not as this one did
     _prepared.append(build(*arguments))
 
 

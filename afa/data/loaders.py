@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,14 +100,10 @@ class TrainLoader:
         order, sizes = torch.cat(here), [len(own) for own in here]
         labels = self._labels[order.to(device)].split(sizes)
         ordered = [table[order].to(device).split(sizes) for table in draws]
-        source = self.pixels(here)
-        for canvases, own, batch, share, *entries in zip(source, labels, batches, shares, *ordered, strict=True):
-            images = augment(canvases, *Draws(*entries), size=self.preprocessing.image_size)
+        parts = zip(self._source.load(here), labels, batches, shares, *ordered, strict=True)
+        for (canvases, rows), own, batch, share, *entries in parts:
+            images = augment(canvases, *Draws(*entries), size=self.preprocessing.image_size, rows=rows)
             yield Batch(normalise(images), own, batch, share)
-
-    def pixels(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Batches of indices -> their canvases on the device, uint8 (B, R, R, 3)."""
-        return self._source.load(batches)
 
 
 class TestLoader:
@@ -140,8 +137,8 @@ class TestLoader:
     def __iter__(self) -> Iterator[TestBatch]:
         batches = self.indices.split(self.batch_size)
         labels = self._labels.split(self.batch_size)
-        for canvases, own, indices in zip(self._source.load(batches), labels, batches, strict=True):
-            views = test_views(canvases, self.preprocessing.augmentation)
+        for (canvases, rows), own, indices in zip(self._source.load(batches), labels, batches, strict=True):
+            views = test_views(canvases[rows], self.preprocessing.augmentation)
             full_size = self.batch_size * self.preprocessing.views
             yield TestBatch(normalise(views), own, indices, self.preprocessing.views, full_size)
 
@@ -163,25 +160,29 @@ class _Source:
             raise ValueError(f"{len(kept)} canvases of {len(paths)} images")
         self.device = device
         self._files = _CanvasFiles(paths, make_canvas)
-        self._canvases, self._rows = canvases, rows
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # a file's pixels
+            self._canvases = None if canvases is None else torch.from_numpy(canvases)
+        self._rows = torch.arange(len(paths)) if rows is None else torch.from_numpy(rows)
         # More than there are cores would only wait for each other, and torch warns of it.
         self._num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256)
         self._pinned = device.type == "cuda"  # a copy from ordinary memory would wait for the device
 
-    def load(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Canvases of each batch of indices, uint8 (B, ...)."""
+    def load(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch of indices -> uint8 (N, ...) canvases on the device, and the (B,) rows in which the batch's are."""
+        if self._canvases is not None and self.device.type == "cpu":
+            for indices in batches:  # where they lie: the crop copies them anyway
+                yield self._canvases, self._rows[indices]
+            return
         # 8-bit pixels travel: a quarter of the bytes.
         loaded = self._from_files(batches) if self._canvases is None else self._from_memory(self._canvases, batches)
         for canvases in loaded:
-            yield canvases.to(self.device, non_blocking=True)
+            yield canvases.to(self.device, non_blocking=True), torch.arange(len(canvases), device=self.device)
 
-    def _from_memory(self, canvases: np.ndarray, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _from_memory(self, canvases: Tensor, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for indices in batches:
             buffer = torch.empty((len(indices), *canvases.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
-            places = indices.numpy() if self._rows is None else self._rows[indices.numpy()]
-            # "clip", as with the default numpy takes a copy in between; no index is out of bounds.
-            np.take(canvases, places, axis=0, out=buffer.numpy(), mode="clip")
-            yield buffer
+            yield torch.index_select(canvases, 0, self._rows[indices], out=buffer)
 
     def _from_files(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         loader = DataLoader(
