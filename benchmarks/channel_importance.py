@@ -8,7 +8,6 @@ as a part of the loss, and what all channels of all layers would take; writes JS
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -19,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from timing import write
+
 from afa.networks.ablation import ChannelAblation
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
 from afa.results.figures import format_table
-from afa.results.records import write_json
+from afa.training.device import keep_freed_memory
 
 CLASSES = 100
 
@@ -95,9 +96,11 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--channels", type=int, default=4, help="channels a layer, timed both ways")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/channel_importance.json"))
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/channel_importance.json"))
     words = parser.parse_args()
+    if words.device.type == "cpu":
+        keep_freed_memory()  # as a run on the CPU does; both sides gain
     torch.manual_seed(0)
     network = build_network(words.backbone, CLASSES).eval().to(words.device)
     images = torch.randn(words.batch, 3, words.image_size, words.image_size, device=words.device)
@@ -124,19 +127,9 @@ def report(words: argparse.Namespace, layers: list[dict]) -> None:
     ]
     print(format_table(["layer", "channels", "naive s", "cut s", "times", "apart / loss"], rows))
     print(f"all channels, one batch: {naive:.0f} s naive, {cut:.0f} s cut: {naive / cut:.1f} times faster")
-    result = {
-        **{key: str(value) for key, value in vars(words).items()},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "layers": layers,
-        "naive_seconds": naive,
-        "cut_seconds": cut,
-        "times_faster": naive / cut,
-    }
-    words.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(words.out, result)
-    print(f"written to {words.out}")
+    told = {key: value for key, value in vars(words).items() if key not in ("json", "device")}
+    sums = {"naive_seconds": naive, "cut_seconds": cut, "times_faster": naive / cut}
+    write(words.json, words.device, **told, layers=layers, **sums)
 
 
 if __name__ == "__main__":

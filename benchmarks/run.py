@@ -12,7 +12,8 @@ HERE = Path(__file__).parent
 PARTS: tuple[tuple[str, ...], ...] = (
     ("startup.py",),
     ("images.py",),
-    ("step.py",),
+    ("step.py", "--networks", "mobilenet_v2", "--repeats", "10", "--json", "runs/benchmarks/step_mobilenet_v2.json"),
+    ("step.py", "--networks", "resnet101", "--json", "runs/benchmarks/step_resnet101.json"),
     ("evaluation.py",),
     ("scaling.py",),
     ("channel_importance.py",),

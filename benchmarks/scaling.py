@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from timing import write
+
 from afa.results.figures import format_table
 
 ROOT = Path(__file__).parents[1]
@@ -75,9 +77,8 @@ def main() -> None:
     }
     rows = [[name, f"{f['images_per_second']:.1f}", f"{f['ratio']:.2f}"] for name, f in results.items()]
     print(format_table(["AST, MobileNetV2", "images/s", f"times {base}"], rows))
-    words.json.parent.mkdir(parents=True, exist_ok=True)
-    told = {"cores": os.cpu_count(), "repeats": words.repeats, "steps": words.steps, "image_size": words.image_size}
-    words.json.write_text(json.dumps({**told, **results}, indent=1) + "\n")
+    told = {"repeats": words.repeats, "steps": words.steps, "image_size": words.image_size}
+    write(words.json, **told, results=results)
 
 
 if __name__ == "__main__":

@@ -4,31 +4,20 @@
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from timing import Cost, median, write
+from timing import cost, median, write
 
 from afa.results.figures import format_table
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"python main.py --help": 1.0, "a config error": 2.0, "the demo's first step, warm": 10.0}
 """What is promised, in seconds."""
-
-
-def cost(work: Callable[[], None]) -> Cost:
-    """Of a command that ``work`` runs to its end."""
-    begun, before = time.perf_counter(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    work()
-    return Cost(time.perf_counter() - begun, sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before)
 
 
 def run_to_its_end(*words: str) -> None:
@@ -69,7 +58,7 @@ def main() -> None:
         }
     rows = [[name, f"{value.wall:.2f}", f"{value.cpu:.2f}", f"{LIMITS[name]:g}"] for name, value in seconds.items()]
     print(format_table(["start-up", "seconds", "CPU s", "promised"], rows))
-    write(words.json, torch.device("cpu"), repeats=words.repeats, seconds=seconds)
+    write(words.json, repeats=words.repeats, seconds=seconds)
 
 
 if __name__ == "__main__":

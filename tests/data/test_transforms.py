@@ -146,6 +146,9 @@ def test_an_image_too_long_to_be_resized_by_its_short_side_is_refused() -> None:
 def test_a_cards_crop_and_the_processors_are_the_same() -> None:
     draws = draw_augmentation(3, 1, 40, Preprocessing(32))
     canvases = torch.randint(256, (40, 37, 37, 3), dtype=torch.uint8)
-    assert torch.equal(
-        transforms._crop_by_index(canvases, *draws, size=32), transforms._crop_by_copies(canvases, *draws, size=32)
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    on_card, here = (
+        crop(canvases, rows, *draws, size=32) for crop in (transforms._crop_by_index, transforms._crop_by_copies)
     )
+    assert torch.equal(on_card, here)
+    assert torch.equal(here, transforms._crop_by_copies(canvases[rows], torch.arange(40), *draws, size=32))
