@@ -123,9 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--precision", default="fp32", help="of this program; the other sides keep fp32")
     parser.add_argument("--compile", action="store_true", help="this program's target")
-    parser.add_argument(
-        "--batch", type=int, help="32 on a CPU (ResNet-101: 20 GiB of memory for the three sides), 64 on a card"
-    )
+    parser.add_argument("--batch", type=int, help="32 on a CPU, where ResNet-101 takes 20 GiB; 64 on a card")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, help="3 on a CPU, 20 on a card")
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/step.json"))
