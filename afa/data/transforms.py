@@ -196,12 +196,11 @@ def normalise(images: Tensor) -> Tensor:
     """
     pixels = images.permute(0, 2, 3, 1)  # as they lie in memory
     scale, mean, std = _statistics(pixels.shape[1:], images.device)
-    if images.device.type == "cpu":
-        floats = torch.empty(pixels.shape)
-        for image, values in zip(floats, pixels, strict=True):  # one after the other: it stays in the processor's cache
-            image.copy_(values).div_(scale).sub_(mean).div_(std)
-    else:
-        floats = pixels.to(torch.float32).div_(scale).sub_(mean).div_(std)
+    floats = torch.empty(pixels.shape, device=images.device)
+    # On a CPU one image after the other, which stays in the processor's cache.
+    at_once = 1 if images.device.type == "cpu" else max(len(pixels), 1)
+    for place, values in zip(floats.split(at_once), pixels.split(at_once), strict=True):
+        place.copy_(values).div_(scale).sub_(mean).div_(std)
     return floats.permute(0, 3, 1, 2)
 
 
