@@ -138,7 +138,7 @@ class TestLoader:
         batches = self.indices.split(self.batch_size)
         labels = self._labels.split(self.batch_size)
         for (canvases, rows), own, indices in zip(self._source.load(batches), labels, batches, strict=True):
-            views = test_views(canvases[rows], self.preprocessing.augmentation)
+            views = test_views(canvases if rows is None else canvases[rows], self.preprocessing.augmentation)
             full_size = self.batch_size * self.preprocessing.views
             yield TestBatch(normalise(views), own, indices, self.preprocessing.views, full_size)
 
@@ -168,8 +168,8 @@ class _Source:
         self._num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256)
         self._pinned = device.type == "cuda"  # a copy from ordinary memory would wait for the device
 
-    def load(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """A batch of indices -> uint8 (N, ...) canvases on the device, and the (B,) rows in which the batch's are."""
+    def load(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """A batch of indices -> uint8 (N, ...) canvases on the device, and the (B,) rows of its own, if not all."""
         if self._canvases is not None and self.device.type == "cpu":
             for indices in batches:  # where they lie: the crop copies them anyway
                 yield self._canvases, self._rows[indices]
@@ -177,7 +177,7 @@ class _Source:
         # 8-bit pixels travel: a quarter of the bytes.
         loaded = self._from_files(batches) if self._canvases is None else self._from_memory(self._canvases, batches)
         for canvases in loaded:
-            yield canvases.to(self.device, non_blocking=True), torch.arange(len(canvases), device=self.device)
+            yield canvases.to(self.device, non_blocking=True), None
 
     def _from_memory(self, canvases: Tensor, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         for indices in batches:
