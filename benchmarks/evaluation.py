@@ -19,28 +19,21 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import textbook
 from images import make_images
-from timing import Side, Work, in_turn, median, ratio, write
+from step import network_of
+from timing import Side, Work, against_textbook, in_turn, write
 
 from afa.data.folders import scan_split
 from afa.data.images import read_canvas
 from afa.data.loaders import TestBatch, TestLoader
 from afa.data.transforms import Preprocessing
-from afa.networks.build import build_network
 from afa.networks.features import FeatureNetwork
 from afa.results.figures import format_table
 from afa.training.device import keep_freed_memory
 from afa.training.engine import predict, score
 
 BATCH = 64
-CLASSES = 120
 PASSES = {"network alone": 0, "one view, warm": 1, "ten views, warm": 10}
 """Title -> views an image; none: no files either."""
-
-
-def network_of(name: str, device: torch.device) -> torch.nn.Module:
-    """The same weights at each call."""
-    torch.manual_seed(0)
-    return build_network(name, CLASSES).to(device)
 
 
 def one_batch(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
@@ -63,8 +56,7 @@ def build_textbook(words: argparse.Namespace, folder: Path, views: int) -> Work:
 
 def build_ours(words: argparse.Namespace, folder: Path, views: int) -> Work:
     """The same pass of this program, with all decoded pixels in memory."""
-    if words.device.type == "cpu":
-        keep_freed_memory()  # as a run on the CPU does
+    keep_freed_memory(words.device)  # as a run does
     network = FeatureNetwork(network_of(words.network, words.device), ())
     batches: Iterable[TestBatch]
     if views:
@@ -87,13 +79,7 @@ def measure(words: argparse.Namespace, folder: Path, views: int) -> dict[str, fl
         Side(build_ours, words, folder, views, device=words.device) as ours,
     ):
         costs = in_turn({"textbook": plain, "ours": ours}, words.repeats)
-    times = ratio(costs["textbook"], costs["ours"])
-    return {
-        "textbook_images_per_second": count / median(costs["textbook"]).wall,
-        "images_per_second": count / median(costs["ours"]).wall,
-        "times_textbook_wall": times.wall,
-        "times_textbook_cpu": times.cpu,
-    }
+    return against_textbook(costs, count)
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def build_plain(folder: Path) -> Work:
 
 def build_first_epoch(folder: Path) -> Work:
     """An epoch of this program, with a new cache each time."""
-    keep_freed_memory()  # as a run on the CPU does
+    keep_freed_memory(CPU)  # as a run does
 
     def epoch() -> None:
         with tempfile.TemporaryDirectory(prefix="afa_cache_") as cache:
@@ -97,7 +97,7 @@ def build_first_epoch(folder: Path) -> Work:
 
 def build_warm_epoch(folder: Path, cache: Path) -> Work:
     """A later epoch of this program."""
-    keep_freed_memory()
+    keep_freed_memory(CPU)
     loader = cached_loader(folder, cache)
     return lambda: consume(loader.epoch(1))
 

@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import textbook
-from timing import CPU, Side, Work, in_turn, median, ratio, write
+from timing import CPU, Side, Work, against_textbook, in_turn, ratio, write
 
 from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.networks.backbones import BACKBONES
@@ -56,8 +56,7 @@ def build_textbook(words: argparse.Namespace, backbone: str, method: str) -> Wor
 
 def build_ours(words: argparse.Namespace, backbone: str, method: str) -> Work:
     """This program's step."""
-    if words.device.type == "cpu":
-        keep_freed_memory()  # as a run on the CPU does
+    keep_freed_memory(words.device)  # as a run does
     images, labels = batch_of(words, torch.channels_last)
     learner = build_learner(
         BackboneSettings(backbone),
@@ -75,8 +74,7 @@ def build_ours(words: argparse.Namespace, backbone: str, method: str) -> Work:
 
 def build_limit(words: argparse.Namespace, backbone: str) -> Work:
     """A step without a method."""
-    if words.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(words.device)
     layout = torch.channels_last
     images, labels = batch_of(words, layout)
     target = network_of(backbone, words.device).to(memory_format=layout).train()
@@ -103,12 +101,9 @@ def measure(words: argparse.Namespace, backbone: str, method: str) -> dict[str, 
     ):
         # Memory that a process has not had before is slow: two rounds until the sides keep their pace.
         costs = in_turn({"textbook": plain, "ours": ours, "limit": limit}, words.repeats, warm_up=2)
-        times, of_limit = ratio(costs["textbook"], costs["ours"]), ratio(costs["ours"], costs["limit"])
+        of_limit = ratio(costs["ours"], costs["limit"])
         return {
-            "textbook_images_per_second": words.batch / median(costs["textbook"]).wall,
-            "images_per_second": words.batch / median(costs["ours"]).wall,
-            "times_textbook_wall": times.wall,
-            "times_textbook_cpu": times.cpu,
+            **against_textbook(costs, words.batch),
             "of_limit_wall": of_limit.wall,
             "of_limit_cpu": of_limit.cpu,
             "textbook_peak_gib": plain.peak_gib(),

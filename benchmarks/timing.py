@@ -118,6 +118,17 @@ def median(costs: list[Cost]) -> Cost:
     return Cost(statistics.median(c.wall for c in costs), statistics.median(c.cpu for c in costs))
 
 
+def against_textbook(costs: Mapping[str, list[Cost]], images: int) -> dict[str, float]:
+    """Speeds by the clock and ratios of the sides ``textbook`` and ``ours``, which take ``images`` a round."""
+    times = ratio(costs["textbook"], costs["ours"])
+    return {
+        "textbook_images_per_second": images / median(costs["textbook"]).wall,
+        "images_per_second": images / median(costs["ours"]).wall,
+        "times_textbook_wall": times.wall,
+        "times_textbook_cpu": times.cpu,
+    }
+
+
 def write(path: Path, device: torch.device = CPU, **figures: Any) -> None:
     """JSON, with the machine and the command."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,7 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     with said_once():
         device, note = choose_device(settings.run.gpu_id, launch)
         Precision(settings.compute.precision, device)  # refused before anything is written
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     world = join(launch, device, sync_bn=settings.run.sync_bn)
     with world.failing_once():
         moved = world.lead(_make_room, folder, settings)

@@ -53,14 +53,14 @@ def _own_device(gpu_id: str, launch: Launch) -> tuple[torch.device, str]:
     return torch.device("cuda", launch.local_rank), note
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory that tensors on the CPU free, for the next ones.
+def keep_freed_memory(device: torch.device) -> None:
+    """Have glibc keep the memory that tensors on the CPU free, for the next ones; for a card nothing is done.
 
     It gives large pieces back at once, and the system fills each page with zeros before it is used again: a quarter
     of a step's time for MobileNetV2. The process holds its largest amount of memory to its end.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
+    if device.type == "cpu" and mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**30)
