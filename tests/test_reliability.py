@@ -181,7 +181,14 @@ def test_the_second_ctrl_c_ends_within_a_step(words, tmp_path):
 
 def test_ctrl_c_while_torch_is_imported_is_no_traceback(words, tmp_path):
     command = [sys.executable, "main.py", *commands(words, tmp_path)["one"]]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # As in a terminal; a shell's background job, which the tests may be, ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(0.7)
     process.send_signal(signal.SIGINT)
     errors = process.communicate()[1]
