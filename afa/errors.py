@@ -1,17 +1,22 @@
-"""The one kind of error that is the user's to mend: clear lines, an exit status, no traceback."""
+"""Errors that the user can fix: clear lines and an exit status, no traceback."""
 
 from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """Text with names from files in it, on one line, without what would steer a terminal."""
+    """Text that may contain file names, on one line, with control characters escaped for the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-class AFAError(Exception):
-    """Something outside the program is wrong: a config, a file, an image.
+def one_line(error: Exception) -> str:
+    """Message of another library's exception, on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
-    ``lines`` says, one problem a line, what is wrong, where, and what would be right.
+
+class AFAError(Exception):
+    """A problem outside the program: in a config, a file, an image.
+
+    Each of ``lines`` describes one problem: what is wrong, where, and what would be right.
     """
 
     exit_status = 1
@@ -21,13 +26,8 @@ class AFAError(Exception):
         super().__init__("\n".join(self.lines))
 
 
-def one_line(error: Exception) -> str:
-    """What an exception of another library says, in one line of bounded length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 class ConfigError(AFAError):
-    """The settings cannot be used. Nothing has been read, written or started."""
+    """The settings cannot be used: a key, a value, or a path in them is wrong."""
 
     exit_status = 2
 
@@ -41,8 +41,8 @@ class CheckpointError(AFAError):
 
 
 class BusyError(AFAError):
-    """Another run is at work in the folder."""
+    """Another run is using the folder."""
 
 
 class NotFiniteError(AFAError):
-    """A loss, gradient or weight is no number."""
+    """A loss, gradient or weight is NaN or infinite."""

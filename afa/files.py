@@ -1,0 +1,175 @@
+"""Writing, locking, renaming and hashing of files. A file is written completely or not at all. Needs no torch."""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from afa.errors import AFAError, BusyError
+
+T = TypeVar("T")
+LOCK = ".lock"
+"""Name of the lock file in the folder of a run."""
+_POLL_SECONDS = 0.2
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name next to ``path``, then rename it to ``path``.
+
+    If the process dies, ``path`` is the complete old file or the complete new one. After an
+    error in ``write`` or of the file system it is the old one, and the temporary file is removed.
+
+    Args:
+        write: creates the file at the path that it receives.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        write(temporary)
+        _sync(temporary)  # otherwise a power failure could leave an empty file under the new name
+        temporary.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a UTF-8 file. Bytes of file names that are not UTF-8 become ``\\udc..`` escapes.
+
+    Raises:
+        AFAError: the file cannot be written; the old one is intact.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
+    try:
+        replace_file(path, lambda temporary: temporary.write_bytes(content))
+    except OSError as error:
+        raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write or replace a JSON file. Raises as ``write_text``."""
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write or replace a CSV file. Raises as ``write_text``."""
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path, build: Callable[[Any], T]) -> T:
+    """Read a file of ``write_json``; ``build`` converts its plain values.
+
+    Raises:
+        AFAError: the file was modified since.
+    """
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise AFAError(
+            f"{path}: modified or incomplete; remove it, and the same command restores it from the checkpoints"
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, which is created if necessary.
+
+    The lock excludes other processes, not other threads of this one. The system releases it
+    when the process dies.
+
+    Args:
+        wait: called every 0.2 seconds while another process holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and ``wait`` is None.
+    """
+    with path.open("w") as file:
+        while True:
+            try:
+                # Not flock: the workers of a killed run inherit such a lock and outlive the run by some seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):  # POSIX allows both
+                if wait is None:
+                    raise BlockingIOError(f"{path} is locked") from None
+            wait()
+            time.sleep(_POLL_SECONDS)
+        yield
+
+
+def claim_folder(folder: Path) -> contextlib.ExitStack:
+    """Create the folder of a run if necessary, and lock it.
+
+    Returns:
+        the lock, a context manager; ``close()`` releases it too.
+
+    Raises:
+        BusyError: another process holds the lock.
+        AFAError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / LOCK))
+        except BlockingIOError:
+            raise BusyError(
+                f"{folder}: another run is using this folder; wait for it, or choose another exp_id=<name>"
+            ) from None
+        except OSError as error:
+            raise AFAError(f"{folder}: cannot be written: {error.strerror}; choose another outpath=<folder>") from None
+        return stack.pop_all()
+
+
+def keep_old(path: Path) -> Path | None:
+    """Rename a file or folder that will be replaced to ``<stem>.old-1<suffix>``, ``-2``, ... and return its new path.
+
+    Raises:
+        AFAError: it cannot be renamed.
+    """
+    return _rename_old(path, path.stem, path.suffix) if path.exists() else None
+
+
+def move_aside(folder: Path) -> Path:
+    """Rename the folder of an old run to ``<name>.old-1``, ``-2``, ... and return its new path.
+
+    Raises:
+        BusyError: a run is using it.
+        AFAError: it cannot be renamed.
+    """
+    with claim_folder(folder):
+        return _rename_old(folder, folder.name, "")
+
+
+def _rename_old(path: Path, stem: str, suffix: str) -> Path:
+    candidates = (path.with_name(f"{stem}.old-{number}{suffix}") for number in count(1))
+    old = next(candidate for candidate in candidates if not candidate.exists())
+    try:
+        return path.rename(old)
+    except OSError as error:
+        raise AFAError(f"{path}: cannot be renamed to {old.name}: {error.strerror}") from None
