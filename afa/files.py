@@ -147,7 +147,10 @@ def claim_folder(folder: Path) -> contextlib.ExitStack:
 
 
 def keep_old(path: Path) -> Path | None:
-    """Rename a file or folder that will be replaced to ``<stem>.old-1<suffix>``, ``-2``, ... and return its new path.
+    """Make room for a new file or folder: rename an existing one to ``<stem>.old-1<suffix>``, ``-2``, ...
+
+    Returns:
+        its new path; None if there was none.
 
     Raises:
         AFAError: it cannot be renamed.

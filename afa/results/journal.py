@@ -1,83 +1,83 @@
-"""What a run says: lines on the terminal and in ``experiment.log``, and progress."""
+"""Messages of a run, on the terminal and in ``experiment.log``, and its progress."""
 
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
-from afa.results.figures import format_seconds
+from afa.results.text import format_seconds
 
-_SECONDS_BETWEEN_LINES = 5.0  # where the output is no terminal
+_SECONDS_BETWEEN_LINES = 5.0  # without a terminal
 
 
+@dataclass
 class Progress:
-    """A bar on a terminal; elsewhere one plain line every few seconds; nothing if ``quiet``. Gone when done.
+    """Progress of a loop: a bar on a terminal, otherwise a line every five seconds; nothing if ``quiet``.
 
-    ``between`` is called after each update: there the work may be stopped. ``later`` is
-    what comes after this bar, in its units, and counts for the time that is left.
+    Attributes:
+        total: number of units.
+        done: units that are processed; those processed before the start do not count for the speed.
+        between: called after each update; it may raise, to stop the work.
+        later: units that follow after this loop; they count for the time left.
     """
 
-    def __init__(
-        self,
-        title: str,
-        total: int,
-        done: int = 0,
-        between: Callable[[], None] = lambda: None,
-        *,
-        unit: str = "images",
-        later: int = 0,
-        quiet: bool = False,
-    ) -> None:
-        self._title, self._total, self._unit, self._between = title, total, unit, between
-        self._done, self._before, self._later, self._quiet = done, done, later, quiet
+    title: str
+    total: int
+    done: int = 0
+    between: Callable[[], None] = lambda: None
+    _: KW_ONLY
+    unit: str = "images"
+    later: int = 0
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
         self._started = self._last_line = time.monotonic()
-        self._text = ""
+        self._earlier, self._text = self.done, ""
         self._bar = None
-        if sys.stderr.isatty() and not quiet:
-            self._bar = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", leave=False, dynamic_ncols=True)
+        if sys.stderr.isatty() and not self.quiet:
+            options = {"total": self.total, "initial": self.done, "desc": self.title, "unit": f" {self.unit}"}
+            self._bar = tqdm(**options, leave=False, dynamic_ncols=True)
 
     def update(self, count: int) -> None:
-        """``count`` more are done."""
-        self._done += count
+        """Report that ``count`` more units are processed."""
+        self.done += count
         now = time.monotonic()
+        seconds, processed = now - self._started, self.done - self._earlier
+        remaining = self.total - self.done + self.later
+        left = f"{format_seconds(seconds * remaining / processed)} left" if processed else ""
+        status = "; ".join(text for text in (left, self._text) if text)
         if self._bar is not None:
-            self._bar.set_postfix_str(self._figures(now), refresh=False)
+            self._bar.set_postfix_str(status, refresh=False)
             self._bar.update(count)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES and not self._quiet:
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES and not self.quiet:
+            # Not by tqdm: its carriage returns make one long line in a log file.
             self._last_line = now
-            rate = (self._done - self._before) / (now - self._started)
-            counts = f"{self._done}/{self._total} {self._unit}, {rate:.0f}/s"
-            print(f"{self._title}: {counts}, {self._figures(now)}", flush=True)
-        self._between()
+            rate = f"{processed / seconds:.0f}/s"
+            print(f"{self.title}: {self.done}/{self.total} {self.unit}, {rate}, {status}", flush=True)
+        self.between()
 
     def show(self, text: str) -> None:
-        """Figures to stand beside the count from the next update on."""
+        """Set the text after the time left, from the next update on."""
         self._text = text
-
-    def _figures(self, now: float) -> str:
-        """Time left with all that comes later, and what is shown."""
-        to_do, done = self._total - self._done + self._later, self._done - self._before
-        left = f"{format_seconds((now - self._started) * to_do / done)} left" if done else ""
-        return "; ".join(part for part in (left, self._text) if part)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
 
 class Journal:
-    """Lines of a run, with their time in ``path``; opened for appending, so a resumed run goes on in the same file.
+    """Messages of a run, written with their time to the file ``path`` and printed unless ``quiet``.
 
-    ``between`` is called between pieces of work, see ``Progress``. If ``quiet``, the terminal gets nothing.
+    The file is opened for appending: a resumed run continues it. ``between`` is passed to each ``Progress``.
     """
 
     def __init__(self, path: Path, between: Callable[[], None] = lambda: None, *, quiet: bool = False) -> None:
@@ -85,17 +85,17 @@ class Journal:
         self._between, self._quiet = between, quiet
 
     def position(self) -> int:
-        """Length of the file so far, in bytes."""
+        """Length of the file in bytes."""
         return self._file.tell()
 
     def cut(self, position: int) -> None:
-        """Take back what was written after ``position``."""
+        """Remove what was written after ``position``."""
         if position < self._file.tell():
             self._file.truncate(position)
             self._file.seek(0, os.SEEK_END)
 
-    def say(self, text: str) -> None:
-        """To the terminal and the file; several lines are kept as they are."""
+    def log(self, text: str) -> None:
+        """Write one or more lines to the terminal and to the file."""
         if not self._quiet:
             tqdm.write(text)
             sys.stdout.flush()
@@ -103,9 +103,9 @@ class Journal:
             self.note(line)
 
     def note(self, line: str) -> None:
-        """To the file only."""
+        """Write a line to the file only."""
         self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
     def progress(self, title: str, total: int, done: int = 0, *, unit: str = "images", later: int = 0) -> Progress:
-        """A bar over ``total`` images, of which ``done`` are done already; ``later``: those that come after them."""
+        """Progress of a loop of this run; see ``Progress`` for the arguments."""
         return Progress(title, total, done, self._between, unit=unit, later=later, quiet=self._quiet)

@@ -8,89 +8,48 @@ from afa.errors import ConfigError
 from afa.files import LOCK
 
 
-@dataclass(frozen=True)
+@dataclass(init=False)
 class StageFolder:
     """Files of one stage of one repeat, or of an evaluation."""
 
     path: Path
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "check_point"
-
-    @property
-    def best(self) -> Path:
-        return self.checkpoints / "best.pth"
-
-    @property
-    def last(self) -> Path:
-        return self.checkpoints / "last.pth"
-
-    @property
-    def previous(self) -> Path:
-        """The ``last.pth`` before the newest one."""
-        return self.checkpoints / "previous.pth"
-
-    @property
-    def log_txt(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "stage.json"
-
-    @property
-    def predictions_csv(self) -> Path:
-        return self.path / "predictions.csv"
-
-    @property
-    def per_class_csv(self) -> Path:
-        return self.path / "per_class.csv"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "check_point"
+        self.best = self.checkpoints / "best.pth"
+        self.last = self.checkpoints / "last.pth"
+        self.previous = self.checkpoints / "previous.pth"  # the last.pth before the newest one
+        self.log_txt = path / "log.txt"
+        self.tensorboard = path / "tensorboard"
+        self.predictions_csv = path / "predictions.csv"
+        self.per_class_csv = path / "per_class.csv"
+        self.result = path / "stage.json"
 
     def nested(self, name: str) -> "StageFolder":
         """Folder of a stage that runs as a step of this one."""
         return StageFolder(self.path / name)
 
 
-@dataclass(frozen=True)
+@dataclass(init=False)
 class RunFolder:
-    """Files of a run in ``<outpath>/<run name>``."""
+    """Files of a run in ``<outpath>/<run name>``.
+
+    ``search_folder``, next to it, holds the runs that search for alpha. ``as_stage`` is the
+    run's folder itself, to which an evaluation writes its predictions.
+    """
 
     path: Path
 
-    @property
-    def settings_log(self) -> Path:
-        return self.path / "settings.log"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def experiment_log(self) -> Path:
-        return self.path / "experiment.log"
-
-    @property
-    def report_html(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / LOCK
-
-    @property
-    def search_folder(self) -> Path:
-        """Folder of the runs that search for alpha, next to the run."""
-        return self.path.with_name(f"{self.path.name}.search")
-
-    @property
-    def as_stage(self) -> StageFolder:
-        """The run's folder itself, to which an evaluation writes its predictions."""
-        return StageFolder(self.path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings_log = path / "settings.log"
+        self.experiment_log = path / "experiment.log"
+        self.result = path / "result.json"
+        self.report_html = path / "report.html"
+        self.lock = path / LOCK
+        self.search_folder = path.with_name(f"{path.name}.search")
+        self.as_stage = StageFolder(path)
 
     def stage(self, *, repeat: int, repeats: int, stage: int, stages: int) -> StageFolder:
         """Folder of a stage, ``repeat`` and ``stage`` counted from 1.

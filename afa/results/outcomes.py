@@ -1,0 +1,122 @@
+"""Results of training as plain values: one epoch, one stage, mean and deviation over seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+LOG_COLUMNS = {
+    "epoch": "epoch",
+    "clc_loss": "classification",
+    "classifier_loss": "head_penalty",
+    "feature_loss": "alignment",
+    "train_total_loss": "total",
+    "train_top1_acc": "train_top1",
+    "val_loss": "loss",
+    "val_top1_acc": "top1",
+}
+"""Column of ``log.txt``, named as in the authors' release -> attribute of EpochRow."""
+
+_ENTROPY = "entropy_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """Metrics of one epoch. Losses are means over images, accuracies are in percent.
+
+    Attributes:
+        epoch: counted from 1.
+        classification, head_penalty, alignment: the terms of the loss, not multiplied by alpha or gamma.
+        total: the loss that was minimised.
+        entropies: name of an attention -> its normalised entropy: 1 is uniform, 0 has all mass on one entry.
+        loss, top1, top5: on the images that select the best epoch; NaN if ``test_every`` skips the epoch.
+    """
+
+    epoch: int
+    learning_rate: float
+    classification: float
+    head_penalty: float
+    alignment: float
+    total: float
+    train_top1: float
+    entropies: dict[str, float] = field(default_factory=dict)
+    images_per_second: float
+    loss: float = math.nan
+    top1: float = math.nan
+    top5: float = math.nan
+
+    @property
+    def is_scored(self) -> bool:
+        """True if the network was tested after this epoch."""
+        return not math.isnan(self.top1)
+
+    def to_dict(self) -> dict[str, float]:
+        """The form in checkpoints: each entropy has its own key, ``entropy_<name>``."""
+        stored: dict[str, float] = {}
+        for name, value in vars(self).items():
+            stored |= (
+                {_ENTROPY + key: entropy for key, entropy in value.items()} if name == "entropies" else {name: value}
+            )
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "EpochRow":
+        """The inverse of ``to_dict``. Raises TypeError if a key is unknown or missing."""
+        entropies = {name: value for name, value in stored.items() if name.startswith(_ENTROPY)}
+        others = {name: value for name, value in stored.items() if name not in entropies}
+        return cls(**others, entropies={name.removeprefix(_ENTROPY): value for name, value in entropies.items()})
+
+
+class Score(NamedTuple):
+    """Accuracies of one checkpoint in percent: on the images that select the best epoch, and on the test images."""
+
+    epoch: int
+    selection_top1: float
+    test_loss: float
+    test_top1: float
+    test_top5: float
+
+
+class StageResult(NamedTuple):
+    """Result of one stage of one repeat.
+
+    ``best`` is the epoch with the highest top-1 on ``selected_on`` (``test``, as published,
+    or ``held_out``); ``last`` is the last epoch, which is not selected.
+    """
+
+    method: str
+    seed: int
+    epochs: int
+    selected_on: str
+    best: Score
+    last: Score
+    images_per_second: float
+    seconds: float
+    folder: str
+    start: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**self._asdict(), "best": self.best._asdict(), "last": self.last._asdict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StageResult":
+        """The inverse of ``to_dict``."""
+        return cls(**{**values, "best": Score(**values["best"]), "last": Score(**values["last"])})
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n - 1; 0 for one value) over ``n`` seeds."""
+
+    mean: float
+    deviation: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.deviation:.2f} (n={self.n})" if self.n > 1 else f"{self.mean:.2f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and deviation of at least one value."""
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
