@@ -1,35 +1,32 @@
-"""Terms that compare the aligned layers' maps (eq. 3, 5 to 8; DELTA): one loss a layer, added up."""
+"""Terms that compare the maps of the aligned layers (eq. 3, 5 to 8; DELTA): the sum of one loss per layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from afa.method.alignment import (
-    channel_alignment,
-    delta_alignment,
-    feature_map_alignment,
-    spatial_alignment,
-)
+from afa.method.alignment import channel_alignment, delta_alignment, feature_map_alignment, spatial_alignment
 from afa.method.attention import ChannelAttention, SpatialAttention, entropy
-from afa.method.term import Given, Term
+from afa.method.term import Outputs, Term, TermInputs, TermLoss
+
+LayerLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Source map and target map, both (B, C, H, W), and weights (B, N) -> the loss of one layer."""
 
 
 class AttentiveTerm(Term):
-    """One attentive module a layer; it reads the source's map."""
+    """Weights from one attentive module per layer, which reads the source's map."""
 
+    loss: LayerLoss
     attentions: nn.ModuleList
 
-    @staticmethod
-    def loss(source: Tensor, target: Tensor, attention: Tensor) -> Tensor:
-        """The loss of one layer."""
-        raise NotImplementedError
-
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps of the aligned layers, each (B, C, H, W)."""
-        weights = [attend(map_) for attend, map_ in zip(self.attentions, source, strict=True)]
-        terms = [self.loss(s, t, a) for s, t, a in zip(source, target, weights, strict=True)]
-        return torch.stack(terms).sum(), [entropy(a.detach()) for a in weights]
+    def forward(self, source: Outputs, target: Outputs) -> TermLoss:
+        """The loss, summed over the layers, and the entropy of each layer's attention."""
+        losses, entropies = [], []
+        for attend, source_map, target_map in zip(self.attentions, source.maps, target.maps, strict=True):
+            attention = attend(source_map)
+            losses.append(self.loss(source_map, target_map, attention))
+            entropies.append(entropy(attention.detach()))
+        return TermLoss(torch.stack(losses).sum(), entropies)
 
     @property
     def attention_names(self) -> list[str]:
@@ -42,9 +39,9 @@ class Spatial(AttentiveTerm):
     name = "spatial"
     loss = staticmethod(spatial_alignment)
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
-        self.attentions = nn.ModuleList(SpatialAttention(shape.height, shape.width) for shape in given.shapes)
+    def __init__(self, inputs: TermInputs) -> None:
+        super().__init__(inputs)
+        self.attentions = nn.ModuleList(SpatialAttention(shape.height, shape.width) for shape in inputs.shapes)
 
 
 class Channel(AttentiveTerm):
@@ -53,9 +50,9 @@ class Channel(AttentiveTerm):
     name = "channel"
     loss = staticmethod(channel_alignment)
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
-        self.attentions = nn.ModuleList(ChannelAttention(*shape) for shape in given.shapes)
+    def __init__(self, inputs: TermInputs) -> None:
+        super().__init__(inputs)
+        self.attentions = nn.ModuleList(ChannelAttention(*shape) for shape in inputs.shapes)
 
 
 class FeatureMap(Term):
@@ -64,59 +61,46 @@ class FeatureMap(Term):
     name = "feature_map"
     summed = True
 
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps of the aligned layers, each (B, C, H, W)."""
-        return torch.stack([feature_map_alignment(s, t) for s, t in zip(source, target, strict=True)]).sum(), []
+    def forward(self, source: Outputs, target: Outputs) -> TermLoss:
+        """The loss, summed over the layers."""
+        losses = [feature_map_alignment(s, t) for s, t in zip(source.maps, target.maps, strict=True)]
+        return TermLoss(torch.stack(losses).sum())
 
 
 class FixedTerm(Term):
-    """Weights that do not train, one tensor a layer, the same for every image."""
+    """Weights that are not trained: one (N,) tensor per layer, which sums to 1, the same for every image."""
 
-    @staticmethod
-    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """The loss of one layer."""
-        raise NotImplementedError
+    loss: LayerLoss
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
-        for layer, weights in enumerate(given.fixed_weights):
+    def __init__(self, inputs: TermInputs) -> None:
+        super().__init__(inputs)
+        for layer, weights in enumerate(inputs.fixed_weights):
             self.register_buffer(f"weights_{layer}", weights)
 
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps of the aligned layers, each (B, C, H, W)."""
-        terms = [self.loss(s, t, w) for s, t, w in zip(source, target, self.buffers(), strict=True)]
-        return torch.stack(terms).sum(), []
+    def forward(self, source: Outputs, target: Outputs) -> TermLoss:
+        """The loss, summed over the layers."""
+        layers = zip(source.maps, target.maps, self.buffers(), strict=True)
+        losses = [self.loss(s, t, weights.expand(len(s), -1)) for s, t, weights in layers]
+        return TermLoss(torch.stack(losses).sum())
 
 
 class Delta(FixedTerm):
-    """DELTA: (C,) weights by what the loss gains when a filter is switched off."""
+    """DELTA: channel weights by how much the loss grows when a filter is zeroed."""
 
     name = "delta"
+    loss = staticmethod(delta_alignment)
     summed = True
-
-    @staticmethod
-    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """``weights`` w is (C,) and sums to 1."""
-        return delta_alignment(source, target, weights)
 
 
 class FixedSpatial(FixedTerm):
-    """Eq. 6 with (H*W,) weights in place of eq. 5: the mean attention of a trained AST (Table 9)."""
+    """Eq. 6 with N = H*W fixed weights instead of eq. 5: the mean attention of a trained AST (Table 9)."""
 
     name = "fixed_spatial"
-
-    @staticmethod
-    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """``weights`` A is (H*W,) and sums to 1."""
-        return spatial_alignment(source, target, weights.expand(len(source), -1))
+    loss = staticmethod(spatial_alignment)
 
 
 class FixedChannel(FixedTerm):
-    """Eq. 8 with (C,) weights in place of eq. 7: DELTA's (Table 9)."""
+    """Eq. 8 with N = C fixed weights instead of eq. 7: DELTA's (Table 9)."""
 
     name = "fixed_channel"
-
-    @staticmethod
-    def loss(source: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        """``weights`` a is (C,) and sums to 1."""
-        return channel_alignment(source, target, weights.expand(len(source), -1))
+    loss = staticmethod(channel_alignment)

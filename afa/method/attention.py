@@ -1,7 +1,7 @@
-"""The two attentive modules (paper section 3.2; SPEC section 2).
+"""The two attentive modules (paper section 3.2).
 
-Both read the frozen source's feature map and say where, or in which channels, the
-target should stay close to it. PyTorch's default initialisation.
+From the frozen source's feature map they compute at which positions, or in which channels, the
+target should stay close to it. Their parameters have PyTorch's default initialisation.
 """
 
 import math
@@ -14,7 +14,7 @@ class SpatialAttention(nn.Module):
     """Attention over positions (eq. 5): FC, ReLU, FC, softmax over the H*W positions.
 
     Args:
-        height, width: of the aligned layer's map. The hidden width is ``height`` (Table 1).
+        height, width: size of the aligned layer's map. The hidden width is ``height`` (Table 1).
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -29,10 +29,10 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention over channels (eq. 7): FC, ReLU, FC shared by all, a free bias each, softmax over the C channels.
+    """Attention over channels (eq. 7): FC, ReLU, FC shared by all channels, a bias per channel, softmax over the C.
 
     Args:
-        channels, height, width: of the aligned layer's map. The hidden width is ``height`` (Table 1).
+        channels, height, width: shape of the aligned layer's map. The hidden width is ``height`` (Table 1).
     """
 
     def __init__(self, channels: int, height: int, width: int) -> None:
@@ -48,7 +48,7 @@ class ChannelAttention(nn.Module):
 
 
 def entropy(attention: Tensor) -> Tensor:
-    """Mean entropy of (B, N) weights as a part of its maximum: 1 is uniform, 0 is all on one entry."""
-    if attention.shape[1] == 1:  # a map of one position: uniform, and its maximum 0
+    """Mean normalised entropy of (B, N) weights: 1 = uniform, 0 = all mass on one entry."""
+    if attention.shape[1] == 1:  # one position is uniform, and the maximum entropy is log 1 = 0
         return attention.new_ones(())
     return torch.special.entr(attention).sum(dim=1).mean() / math.log(attention.shape[1])

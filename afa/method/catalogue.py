@@ -1,6 +1,6 @@
 """METHODS: every method of the paper's comparison as one row of plain data; RECIPES: the runs of several stages.
 
-This file imports no torch, so that a config can be checked at once. A row names the
+This file does not import torch, so that a config can be checked quickly. A row names the
 classes that compute its terms, as ``file.Class`` in this folder. docs/methods.md has
 the equations and papers, docs/your-own-method.md how to add one.
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from afa.fields import setting
+
 
 @dataclass(frozen=True)
 class Method:
@@ -16,24 +18,38 @@ class Method:
 
     Attributes:
         label: the paper's name, used in run names and tables.
-        terms: ``file.Class`` of each term in afa/method; added up and weighted by alpha.
-        head_penalty: 1/2 ||head||^2, weighted by the paper's gamma (the config's ``beta``).
-        trains_backbone: False freezes everything but the head.
-        fixed_weights: a key of ``training.fixed_weights.MAKERS``: what is computed before
-            the stage begins, one tensor a layer; empty: nothing.
-        defaults: config key -> value, used where the config does not give the key.
+        terms: ``file.Class`` of each term in afa/method; they are summed and weighted by alpha.
+        reads_maps: False if no term reads aligned maps; then a network without known layers can be used.
+        head_penalty: adds 1/2 ||head||^2, weighted by the paper's gamma (the config's ``beta``).
+        trains_backbone: False freezes all parameters but the head's.
+        fixed_weights: which weights, one tensor per layer, are computed before the stage starts:
+            ``channel_weights`` or ``mean_attention``; empty: none.
+        defaults: config key -> value, used if the config does not set the key.
+        settings: dataclass of the method's own settings, whose fields are made by ``setting``;
+            they are configured as ``<method>.<key>``.
     """
 
     label: str
     terms: tuple[str, ...] = ()
+    reads_maps: bool = True
     head_penalty: bool = True
     trains_backbone: bool = True
     fixed_weights: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    settings: type | None = None
 
     @property
     def needs_alpha(self) -> bool:
         return bool(self.terms)
+
+
+@dataclass(frozen=True)
+class LwFSettings:
+    """LwF's own settings."""
+
+    temperature: float = setting(
+        "temperature", "softens the outputs of the old classifier, of source and target", default=2.0, low=0.01
+    )
 
 
 _L2_DECAY = {"weight_decay": 1e-4}
@@ -46,12 +62,13 @@ METHODS: dict[str, Method] = {
     "act_fixed": Method("ACT-fixed", terms=("aligned_maps.FixedChannel",), fixed_weights="channel_weights"),
     "dfa": Method("DFA", terms=("aligned_maps.FeatureMap",)),
     "delta": Method("DELTA", terms=("aligned_maps.Delta",), fixed_weights="channel_weights"),
-    "lwf": Method("LwF", terms=("old_head.Distillation",)),
-    "soft_ft": Method("Soft-FT", terms=("old_head.SoftRemoval",)),
-    "l2_sp": Method("L2-SP", terms=("penalties.StartingPoint",)),
-    "l2": Method("L2", head_penalty=False, defaults=_L2_DECAY),
+    "lwf": Method("LwF", terms=("old_head.Distillation",), reads_maps=False, settings=LwFSettings),
+    "soft_ft": Method("Soft-FT", terms=("old_head.SoftRemoval",), reads_maps=False),
+    "l2_sp": Method("L2-SP", terms=("penalties.StartingPoint",), reads_maps=False),
+    "l2": Method("L2", reads_maps=False, head_penalty=False, defaults=_L2_DECAY),
     "l2_fe": Method(
         "L2-FE",
+        reads_maps=False,
         head_penalty=False,
         trains_backbone=False,
         defaults={**_L2_DECAY, "epochs": 10, "lr_scheduler": "explr"},
@@ -64,4 +81,4 @@ RECIPES: dict[str, tuple[Mapping[str, Any], ...]] = {
     "afa_fixed": ({"reg_type": "ast_fixed"}, {"reg_type": "act_fixed"}),
     "afa_source_kept": ({"reg_type": "ast"}, {"reg_type": "act", "keep_source": True}),
 }
-"""``reg_type`` outside the stages' blocks -> what each stage's block holds beside what the config puts there."""
+"""``reg_type`` outside the stages' blocks -> the keys that it adds to each stage's block."""

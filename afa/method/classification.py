@@ -1,4 +1,7 @@
-"""Classification losses: pure functions of (B, K) logits and (B,) labels, averaged over the batch."""
+"""Classification losses: pure functions of (B, K) logits and (B,) labels, averaged over the batch.
+
+With one class every loss is 0, as cross-entropy is: there is no other class to spread probability over.
+"""
 
 from collections.abc import Callable
 
@@ -10,19 +13,19 @@ def label_smoothing(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> T
     """Cross-entropy with 1 - smoothing on the right class and the rest spread over the other K - 1."""
     log_probability = logits.log_softmax(dim=1)
     right = log_probability.gather(1, labels[:, None]).squeeze(1)
-    others = (log_probability.sum(dim=1) - right) / (logits.shape[1] - 1)
+    others = (log_probability.sum(dim=1) - right) / max(logits.shape[1] - 1, 1)
     return -((1 - smoothing) * right + smoothing * others).mean()
 
 
 def kd_regularization(logits: Tensor, labels: Tensor) -> Tensor:
     """Teacher-free distillation, Tf-KD_reg (Yuan et al., CVPR 2020), with the released constants.
 
-    0.9 cross-entropy + 0.1 * 1000 * KL(virtual teacher || prediction). The teacher gives
-    the right class 0.99 and shares out the rest, softened at temperature 20. As released,
+    0.9 cross-entropy + 0.1 * 1000 * KL(virtual teacher || prediction). The teacher assigns 0.99
+    to the right class and spreads the rest over the others, softened at temperature 20. As released,
     the divergence is averaged over all B*K elements and the prediction is not softened.
     """
-    classes = logits.shape[1]
-    teacher = logits.new_full(logits.shape, 0.01 / (classes - 1)).scatter(1, labels[:, None], 0.99)
+    others = max(logits.shape[1] - 1, 1)
+    teacher = logits.new_full(logits.shape, 0.01 / others).scatter(1, labels[:, None], 0.99)
     divergence = F.kl_div(logits.log_softmax(dim=1), (teacher / 20).softmax(dim=1), reduction="sum") / logits.numel()
     return 0.9 * F.cross_entropy(logits, labels) + 0.1 * 1000 * divergence
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from afa.method.catalogue import Method
 from afa.method.classification import CLASSIFICATION_LOSSES
 from afa.method.penalties import head_penalty
-from afa.method.term import Given, Term
+from afa.method.term import Outputs, Term, TermInputs
 
 
 class Losses(NamedTuple):
-    """One step's losses, scalars; ``total`` alone has alpha and gamma in it.
+    """One step's losses, scalars; only ``total`` includes alpha and gamma.
 
     ``alignment`` is the sum of the method's terms. ``entropies`` is (A,), one entry for
-    each attentive module, see ``Objective.attention_names``.
+    each attentive module, in the order of ``Objective.attention_names``.
     """
 
     classification: Tensor
@@ -33,9 +33,9 @@ def term_classes(method: Method) -> list[type[Term]]:
     return [getattr(import_module(f"afa.method.{file}"), name) for file, _, name in names]
 
 
-def what_is_read(method: Method) -> set[str]:
-    """What the method's terms read, see ``Term.reads``."""
-    return {term.reads for term in term_classes(method)}
+def required_inputs(method: Method) -> set[str]:
+    """What the method's terms read of the networks: ``maps``, ``old_head``, both or neither; see ``Term.reads``."""
+    return {name for term in term_classes(method) for name in term.reads}
 
 
 class Objective(nn.Module):
@@ -43,16 +43,21 @@ class Objective(nn.Module):
 
     Args:
         method: the row of METHODS.
-        given: what its terms are built from.
-        head: the target's head, on its device.
+        inputs: what its terms are built from.
+        head: the target's head, weight and bias, on its device.
         alpha, gamma: weights of the terms and of the head penalty.
         classification: a key of CLASSIFICATION_LOSSES.
+
+    Attributes:
+        alignments: the terms by name; checkpoints store their state under this prefix.
+        summed_factor: factor of the terms that are summed over a batch. With N processes that each hold 1/N
+            of a batch, N makes the mean of their losses the loss of the batch.
     """
 
     def __init__(
         self,
         method: Method,
-        given: Given,
+        inputs: TermInputs,
         *,
         head: Sequence[Tensor],
         alpha: float,
@@ -60,11 +65,12 @@ class Objective(nn.Module):
         classification: str = "cross_entropy",
     ) -> None:
         super().__init__()
-        self.alignments = nn.ModuleDict({term.name: term(given) for term in term_classes(method)})
+        self.alignments = nn.ModuleDict({term.name: term(inputs) for term in term_classes(method)})
         self.alpha = alpha
         self.gamma = gamma if method.head_penalty else 0.0
         self.classification = CLASSIFICATION_LOSSES[classification]
-        self._head = tuple(head)  # so that nn.Module does not take the target's parameters for its own
+        self.summed_factor = 1.0
+        self._head = tuple(head)  # a tuple, so that nn.Module does not register the target's parameters
 
     @property
     def terms(self) -> list[Term]:
@@ -73,33 +79,29 @@ class Objective(nn.Module):
 
     @property
     def attention_names(self) -> list[str]:
-        """``spatial_1`` .. or ``channel_1`` .., in the order of ``Losses.entropies``, shallow to deep."""
+        """``spatial_1``, ... or ``channel_1``, ..., in the order of ``Losses.entropies``, shallow to deep."""
         return [name for term in self.terms for name in term.attention_names]
 
     def set_progress(self, done: float) -> None:
-        """Tell the terms which part of the stage is over, before each epoch."""
+        """Pass the fraction of the epochs that is over to the terms; called before each epoch."""
         for term in self.terms:
             term.set_progress(done)
 
-    def forward(
-        self, logits: Tensor, labels: Tensor, source: Sequence[Tensor], target: Sequence[Tensor], share: float = 1.0
-    ) -> Losses:
-        """(B, K) logits, (B,) labels and what the terms read of both networks -> the losses.
-
-        Where these are a part of a batch, its ``share``, the losses are such that the mean over the parts,
-        weighted by their shares, is the whole batch's: a sum over the images is scaled up.
-        """
-        classification = self.classification(logits, labels)
+    def forward(self, source: Outputs, target: Outputs, labels: Tensor) -> Losses:
+        """What both networks computed from a batch, the target's (B, K) logits included, and (B,) labels -> losses."""
+        assert target.logits is not None
+        classification = self.classification(target.logits, labels)
         penalty = head_penalty(self._head)
-        alignment, entropies = logits.new_zeros(()), []
+        alignment = target.logits.new_zeros(())
+        entropies: list[Tensor] = []
         for term in self.terms:
             loss, term_entropies = term(source, target)
-            alignment = alignment + (loss / share if term.summed and 0 < share < 1 else loss)
+            alignment = alignment + (self.summed_factor * loss if term.summed else loss)
             entropies += term_entropies
         return Losses(
             classification=classification,
             head_penalty=penalty,
             alignment=alignment,
             total=classification + self.alpha * alignment + self.gamma * penalty,
-            entropies=torch.stack(entropies) if entropies else logits.new_zeros(0),
+            entropies=torch.stack(entropies) if entropies else target.logits.new_zeros(0),
         )

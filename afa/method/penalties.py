@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from afa.method.term import Given, Term
+from afa.method.term import Outputs, Term, TermInputs, TermLoss
 
 
 def head_penalty(head: Iterable[Tensor]) -> Tensor:
@@ -20,17 +20,17 @@ def l2_sp(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> Tensor:
 
 
 class StartingPoint(Term):
-    """L2-SP: distance of the backbone from where it started."""
+    """L2-SP: distance of the backbone's weights from their initial values."""
 
     name = "l2_sp"
-    reads = "weights"
+    reads = frozenset()
 
-    def __init__(self, given: Given) -> None:
-        super().__init__(given)
-        # Tuples, so that nn.Module does not take the target's parameters for its own.
-        self._backbone = tuple(given.backbone)
+    def __init__(self, inputs: TermInputs) -> None:
+        super().__init__(inputs)
+        # Tuples, so that nn.Module does not register the target's parameters.
+        self._backbone = tuple(inputs.backbone)
         self._start = tuple(parameter.detach().clone() for parameter in self._backbone)
 
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Needs no maps."""
-        return l2_sp(self._backbone, self._start), []
+    def forward(self, source: Outputs, target: Outputs) -> TermLoss:
+        """Reads the weights alone."""
+        return TermLoss(l2_sp(self._backbone, self._start))

@@ -1,7 +1,7 @@
-"""What a method's terms have in common: what they are built from, what they read, what they return."""
+"""The interface of a method's terms: what they are built from, what they read, what they return."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,47 +14,70 @@ class MapShape(NamedTuple):
     width: int
 
 
-class Given(NamedTuple):
-    """What a term may be built from, as it stands when the stage begins.
+class Outputs(NamedTuple):
+    """What one network computes from a batch.
+
+    Attributes:
+        maps: of the aligned layers, shallow to deep, each (B, C, H, W).
+        features: (B, F), the input of the network's head.
+        logits: (B, K); of the source, those of its own classifier.
+    """
+
+    maps: tuple[Tensor, ...] = ()
+    features: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class TermLoss(NamedTuple):
+    """A term's scalar loss, and the scalar entropy of each of its attentive modules, shallow to deep."""
+
+    loss: Tensor
+    entropies: Sequence[Tensor] = ()
+
+
+class TermInputs(NamedTuple):
+    """What a term may be built from, at the start of a stage.
 
     Attributes:
         shapes: of the aligned layers' maps.
-        fixed_weights: one tensor a layer, where the method's row asks for them.
+        fixed_weights: one tensor per layer, if the method's row asks for them.
         backbone: the target's parameters without the head's, on their device.
-        old_head: weight (K, F) and bias (K,) of the source's own classifier, where a term reads it.
+        old_head: weight (K, F) and bias (K,) of the source's own classifier, if a term reads it.
+        settings: an instance of the method's ``settings`` class, None for its defaults.
     """
 
     shapes: Sequence[MapShape] = ()
     fixed_weights: Sequence[Tensor] = ()
     backbone: Sequence[Tensor] = ()
     old_head: tuple[Tensor, Tensor] | None = None
+    settings: Any = None
 
 
 class Term(nn.Module):
     """One term of an objective. Its parameters are trained with the target's; its state is in the checkpoints.
 
     Attributes:
-        name: names its state and its figures.
-        reads: ``maps``: both networks' aligned maps; ``old_head``: of the source the logits of its own
-            classifier, of the target last in the list what its head reads; ``weights``: neither.
-        summed: the loss is a sum over the images of a batch, not their mean.
+        name: the key of its state in checkpoints and of its entropies in the log.
+        reads: what the term needs of the two networks: ``maps``, the aligned maps of both; ``old_head``, the
+            source's logits and the target's features. A term that only reads weights needs neither.
+        summed: True if the loss is a sum over the images of a batch, False if it is their mean.
     """
 
     name: ClassVar[str]
-    reads: ClassVar[str] = "maps"
+    reads: ClassVar[frozenset[str]] = frozenset({"maps"})
     summed: ClassVar[bool] = False
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, inputs: TermInputs) -> None:
         super().__init__()
 
-    def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What both networks show of a batch -> the loss, a scalar, and each attention's entropy, if it has any."""
+    def forward(self, source: Outputs, target: Outputs) -> TermLoss:
+        """The term's loss on a batch, from what both networks computed."""
         raise NotImplementedError
 
     @property
     def attention_names(self) -> list[str]:
-        """``<name>_1`` .., one for each entropy, shallow to deep."""
+        """``<name>_1``, ``<name>_2``, ...: one for each entropy."""
         return []
 
     def set_progress(self, done: float) -> None:
-        """``done`` of the stage, from 0 towards 1, is over; told before each epoch."""
+        """Called before each epoch with the fraction of the stage's epochs that is over, from 0 to below 1."""

@@ -1,8 +1,8 @@
-"""What the loss gains when one channel of a layer is switched off, for DELTA's weights (SPEC section 5).
+"""Increase of the loss when one channel of a layer is switched off, for the weights of DELTA (Li et al., ICLR 2019).
 
 Zeroing a filter's weights, and its bias if it has one, zeroes its channel of the
-convolution's output and changes nothing before it. So the network is cut there: what
-lies before runs once a batch, what lies behind runs for many channels at a time.
+convolution's output and changes nothing before it. So the network is cut there: the
+layers before the cut run once per batch, those behind it for many channels at a time.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from afa.networks.features import check_layers, layer_extractor
 from afa.networks.folding import fold_batch_norms
 
 VALUES_AT_ONCE = 2**25
-"""How many values of maps go through the rest of the network together, 128 MiB of them."""
+"""How many values of maps pass through the rest of the network together: 128 MiB of float32."""
 
 
 class ChannelAblation:
-    """A network in eval mode, batch-norms folded, cut behind one of its layers.
+    """A network in eval mode with folded batch-norms, cut behind one of its layers.
 
     Args:
         network: images -> (B, K) logits.
@@ -44,24 +44,24 @@ class ChannelAblation:
             images: (B, 3, S, S); labels: (B,).
 
         Yields:
-            (n,) increases of the next n channels, n as many as fit together.
+            (n,) increases of the next n channels, as many as ``VALUES_AT_ONCE`` allows.
         """
         maps, *others = self._before(images.contiguous(memory_format=torch.channels_last))
         channels = maps.shape[1]
         values = sum(value.numel() for value in (maps, *others) if isinstance(value, Tensor))
         at_once = max(VALUES_AT_ONCE // values, 1)
-        whole = self._losses(maps.clone(), others, labels)
-        for begin in range(first, channels, at_once):
-            zeroed = range(begin, min(begin + at_once, channels))
+        unchanged = self._losses(maps.clone(), others, labels)
+        for start in range(first, channels, at_once):
+            zeroed = range(start, min(start + at_once, channels))
             copies = torch.cat([maps] * len(zeroed))  # (n * B, C, H, W)
-            for part, channel in zip(copies.chunk(len(zeroed)), zeroed, strict=True):
-                part[:, channel] = 0
-            yield self._losses(copies, others, labels) - whole
+            for copy, channel in zip(copies.chunk(len(zeroed)), zeroed, strict=True):
+                copy[:, channel] = 0
+            yield self._losses(copies, others, labels) - unchanged
 
     def _losses(self, copies: Tensor, others: list, labels: Tensor) -> Tensor:
         """(n * B, C, H, W) maps -> the (n,) mean losses of the rest of the network on each B of them."""
         n = len(copies) // len(labels)
-        # Copies also of a single one: an in-place operation would change it for the next.
+        # Repeated also for n = 1: an in-place operation would change the values for the next call.
         repeated = [
             value.repeat(n, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in others
         ]
@@ -71,10 +71,10 @@ class ChannelAblation:
 
 
 def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """The part of a graph that does not depend on ``cut``, with it, and the part from there to the ``logits``.
+    """Split a graph into ``cut`` with all that does not depend on it, and the rest up to the ``logits``.
 
-    The first returns a tuple of the values that the second takes: the cut's, then all
-    others that go past it, such as a residual block's identity.
+    The first module returns a tuple of the values that the second takes: the cut's output, then all
+    others that bypass it, such as the identity of a residual block.
     """
     nodes = [node for node in module.graph.nodes if node.op != "output"]
     behind: set[fx.Node] = set()
@@ -83,14 +83,14 @@ def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.Grap
             behind.add(node)
     ahead = [node for node in nodes if node not in behind]
     crossing = [cut, *(node for node in ahead if node is not cut and any(user in behind for user in node.users))]
-    before_graph, behind_graph = fx.Graph(), fx.Graph()
+    first, second = fx.Graph(), fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in ahead:
-        copied[node] = before_graph.node_copy(node, copied.__getitem__)
-    before_graph.output(tuple(copied[node] for node in crossing))
-    placed = {node: behind_graph.placeholder(node.name) for node in crossing}
+        copied[node] = first.node_copy(node, copied.__getitem__)
+    first.output(tuple(copied[node] for node in crossing))
+    copied = {node: second.placeholder(node.name) for node in crossing}
     for node in nodes:
         if node in behind:
-            placed[node] = behind_graph.node_copy(node, placed.__getitem__)
-    behind_graph.output(placed[logits])
-    return fx.GraphModule(module, before_graph), fx.GraphModule(module, behind_graph)
+            copied[node] = second.node_copy(node, copied.__getitem__)
+    second.output(copied[logits])
+    return fx.GraphModule(module, first), fx.GraphModule(module, second)

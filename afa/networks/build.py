@@ -30,8 +30,11 @@ def head_keys(network: nn.Module) -> list[str]:
 def build_network(name: str, num_classes: int) -> nn.Module:
     """A torchvision classification network whose head has ``num_classes`` outputs; state-dict keys are torchvision's.
 
-    The head has PyTorch's default initialisation, drawn from the global generator as
-    it stood before the call: it does not depend on the backbone's own initialisation.
+    The head has PyTorch's default initialisation. Only the head draws from the global generator,
+    so its values do not depend on the backbone's own initialisation.
+
+    Raises:
+        ConfigError: torchvision has no such network.
     """
     if name not in list_models(module=torchvision.models):
         raise ConfigError(f"base_model_name: torchvision has no classification network '{name}'")
@@ -46,7 +49,7 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 
 
 def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tensor], str]:
-    """Source weights and where they are from: the file ``source_weights``, or torchvision's if that is empty."""
+    """Source weights and their origin: the file ``source_weights``, or torchvision's if that is empty."""
     if not source_weights:
         return download_source_weights(name), f"torchvision {name} IMAGENET1K_V1"
     path = Path(source_weights)
@@ -54,22 +57,22 @@ def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tenso
 
 
 def load_backbone(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Copy all weights but the head's, which ``state`` may lack or hold for other classes."""
+    """Copy all weights but the head's, which ``state`` may lack or have for other classes."""
     load_state(network, state, origin, without=head_keys(network))
 
 
-def old_head(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> tuple[Tensor, Tensor]:
+def read_old_head(network: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> tuple[Tensor, Tensor]:
     """Weight (K, F) and bias (K,) of the head in ``state``, whatever its number of outputs.
 
     Raises:
-        CheckpointError: it holds none, or none that fits the network's features.
+        CheckpointError: there is none, or its input is not the network's features.
     """
     weight, bias = (state.get(key) for key in head_keys(network))
     features = network.get_submodule(head_name(network)).in_features
     if weight is None or bias is None:
         raise CheckpointError(
             f"{origin}: holds no {' and '.join(head_keys(network))}; LwF and soft fine-tuning keep the source's own "
-            "classifier: give source_weights = a file that has it"
+            "classifier: set source_weights to a file that has it"
         )
     if weight.shape != (len(bias), features):
         raise CheckpointError(f"{origin}: its classifier is {tuple(weight.shape)}; the network has {features} features")

@@ -1,11 +1,11 @@
-"""From a network and layer names to logits and aligned maps, without hooks.
+"""Networks that also return the outputs of their aligned layers, without hooks.
 
 torch.fx rewrites the network's own forward so that it returns the named layers' outputs
-and runs no further than the last of them. Weights are shared with the network,
+and stops after the last of them. Weights are shared with the network,
 whose state-dict keys stay torchvision's.
 
-``memory_format`` is how images, maps and weights lie in memory: channels_last is the faster one.
-The CPU's batch-norm sums a channel's values one by one there, so batch statistics of a
+``memory_format`` is the memory layout of images, maps and weights: channels_last is the faster one.
+With it the CPU's batch-norm sums the values of a channel one by one, so the batch statistics of a
 training step are exact to about 1e-5 only, not to 3e-7.
 """
 
@@ -19,60 +19,39 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
-from afa.errors import ConfigError
-from afa.method.term import MapShape
-from afa.networks.batch_norm import SharedBatchNorm2d
+from afa.errors import AFAError, ConfigError, one_line
+from afa.method.term import MapShape, Outputs
 from afa.networks.build import head_name
-from afa.networks.compiling import compiled
 from afa.networks.folding import fold_batch_norms
-from afa.networks.lean import make_lean, sum_in_place
-
-HEAD_INPUT = "<head's input>"
-"""Stands among layers for what the head reads: (B, F) features."""
-_WHOLE = {"leaf_modules": [SharedBatchNorm2d]}
-"""Modules that torch.fx is not to look into."""
+from afa.networks.in_place import replace_relu6, sum_in_place
 
 
 def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
-    """A module that returns the layers' outputs, in order, as a dict."""
-    nodes = {_head_input(network) if layer == HEAD_INPUT else layer: layer for layer in layers}
+    """A module that returns the outputs of the layers (modules or nodes of the network's graph) as a dict."""
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
         warnings.simplefilter("ignore")
-        extractor = create_feature_extractor(network, nodes, tracer_kwargs=_WHOLE)
-    _forbid_in_place_changes(extractor)
+        extractor = create_feature_extractor(network, list(layers))
     for graph in (extractor.train_graph, extractor.eval_graph):
-        sum_in_place(extractor, graph)
-    extractor.recompile()
-    return extractor
-
-
-def _head_input(network: nn.Module) -> str:
-    """Name in the network's graph of what the head reads: a layer, or an operation such as ``flatten``."""
-    tracer = NodePathTracer(**_WHOLE)
-    graph = tracer.trace(network)
-    head = next(node for node in graph.nodes if node.op == "call_module" and node.target == head_name(network))
-    return tracer.node_to_qualname[head.args[0]]
-
-
-def _forbid_in_place_changes(extractor: Any) -> None:
-    """An in-place activation right behind an aligned layer (VGG) would change its map after the fact."""
-    for graph in (extractor.train_graph, extractor.eval_graph):
+        # An in-place activation directly behind an aligned layer (VGG) would overwrite the layer's map.
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes
         for user in (user for node in outputs for user in node.users if user.op == "call_module"):
             module = extractor.get_submodule(user.target)
             if getattr(module, "inplace", False):
                 module.inplace = False
+        sum_in_place(extractor, graph)
+    extractor.recompile()
+    return extractor
 
 
 class FeatureNetwork(nn.Module):
-    """The trained network: images -> logits and aligned maps.
+    """The trained network. Parameters on which no output depends (Inception's auxiliary head) are frozen.
 
     Args:
         network: a classification network; ``network.state_dict()`` is what is saved.
         aligned_layers: module names, shallow to deep; may be empty.
-        with_head_input: whether the head's input follows the maps, for terms that have a head of their own.
         memory_format: of images, maps and weights.
+        with_features: return the head's input too, for terms that have a head of their own.
     """
 
     def __init__(
@@ -81,24 +60,50 @@ class FeatureNetwork(nn.Module):
         aligned_layers: Sequence[str],
         memory_format: torch.memory_format = torch.channels_last,
         *,
-        with_head_input: bool = False,
+        with_features: bool = False,
     ) -> None:
         super().__init__()
         check_layers(network, aligned_layers)
         self.network = network.to(memory_format=memory_format)
         self.memory_format = memory_format
         self.aligned_layers = tuple(aligned_layers)
-        self._outputs = [*aligned_layers, *[HEAD_INPUT] * with_head_input]
         self._head = head_name(network)
+        self._features = ""
+        if with_features:
+            tracer = NodePathTracer()
+            calls = [node for node in tracer.trace(network).nodes if node.op == "call_module"]
+            # A layer, or an operation such as ``flatten``.
+            self._features = next(tracer.node_to_qualname[n.args[0]] for n in calls if n.target == self._head)
         self._frozen = False
         self._compiled: Callable[[Tensor], Any] | None = None
+        layers = [*aligned_layers, *([self._features] if with_features else []), self._head]
         # In a tuple, so that its parameters are not registered a second time.
-        self._extractor = (layer_extractor(network, [*self._outputs, self._head]),)
-        make_lean(network)  # afterwards: torch.fx cannot look into it
+        self._extractor = (layer_extractor(network, layers),)
+        replace_relu6(network)  # after tracing: torch.fx cannot trace the replacement
+        used = {id(parameter) for parameter in self._extractor[0].parameters()}
+        for parameter in network.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
 
     def compile_training(self) -> None:
-        """From now on the forward pass in train mode, and its way back, are compiled."""
-        self._compiled = compiled(self._extractor[0])
+        """Compile forward and backward passes in train mode with torch.compile.
+
+        The first call takes minutes, and again for each other batch size. It raises AFAError if
+        torch cannot compile on this machine.
+        """
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        compiled = torch.compile(self._extractor[0], dynamic=False)
+
+        def run(images: Tensor) -> Any:
+            try:
+                return compiled(images)
+            except TorchDynamoException as error:
+                raise AFAError(
+                    f"compile = true: torch cannot compile here ({one_line(error)}); set compile = false"
+                ) from None
+
+        self._compiled = run
 
     def freeze_backbone(self) -> None:
         """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
@@ -108,22 +113,20 @@ class FeatureNetwork(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
-        """Train or eval mode; a frozen backbone stays in eval mode, and so does the head's dropout with it."""
+        """Train or eval mode; with a frozen backbone everything stays in eval mode, the head's dropout too."""
         mode = mode and not self._frozen
         self._extractor[0].train(mode)
         return super().train(mode)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 3, S, S) normalised images -> (B, K) logits and the aligned maps, each (B, C, H, W).
-
-        Last among the maps, if asked for, the (B, F) head's input.
-        """
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, 3, S, S) normalised images -> aligned maps and (B, K) logits, and (B, F) features if asked for."""
         run = self._compiled if self._compiled and self.training else self._extractor[0]
         outputs = run(images.contiguous(memory_format=self.memory_format))
-        return outputs[self._head], [outputs[layer] for layer in self._outputs]
+        maps = tuple(outputs[layer] for layer in self.aligned_layers)
+        return Outputs(maps, outputs[self._features] if self._features else None, outputs[self._head])
 
     def evaluator(self) -> Callable[[Tensor], Tensor]:
-        """The network as it stands, in eval mode with batch-norms folded: (B, 3, S, S) images -> (B, K) logits."""
+        """The current network in eval mode with batch-norms folded: (B, 3, S, S) images -> (B, K) logits."""
         extractor = self.eval()._extractor[0]
         graph = copy.deepcopy(extractor.eval_graph)
         output = next(node for node in graph.nodes if node.op == "output")
@@ -131,42 +134,46 @@ class FeatureNetwork(nn.Module):
         folded = fold_batch_norms(extractor, graph).to(memory_format=self.memory_format)
         return lambda images: folded(images.contiguous(memory_format=self.memory_format))
 
-    def has_idle_parameters(self) -> bool:
-        """Whether some that train have no part in the outputs: Inception's auxiliary classifier."""
-        used = {id(parameter) for parameter in self._extractor[0].parameters()}
-        return any(id(p) not in used for p in self.network.parameters() if p.requires_grad)
-
     def head_parameters(self) -> list[nn.Parameter]:
         """The head's weight and bias."""
         return list(self.network.get_submodule(self._head).parameters())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the head's."""
+        """All parameters but the head's, frozen ones included."""
         head = {id(parameter) for parameter in self.head_parameters()}
         return [parameter for parameter in self.network.parameters() if id(parameter) not in head]
 
     @torch.no_grad()
     def map_shapes(self, image_size: int) -> list[MapShape]:
-        """Shapes of the aligned maps for one image of ``image_size`` pixels a side, found by a dry forward."""
+        """Shapes of the aligned maps for one image of ``image_size`` pixels a side, found by a forward pass.
+
+        Raises:
+            ConfigError: the output of an aligned layer is not a map.
+        """
         device = next(self.network.parameters()).device
         training = self.training
-        _, maps = self.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+        maps = self.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).maps
         self.train(training)
-        maps = maps[: len(self.aligned_layers)]
         not_maps = [name for name, m in zip(self.aligned_layers, maps, strict=True) if m.ndim != 4]
         if not_maps:
-            raise ConfigError(f"aligned_layers: the output of {', '.join(not_maps)} is no (B, C, H, W) map")
+            raise ConfigError(f"aligned_layers: the output of {', '.join(not_maps)} is not a (B, C, H, W) map")
         return [MapShape(*m.shape[1:]) for m in maps]
 
 
 class FrozenSource:
-    """The source network: images -> aligned maps; in eval mode, without gradients, run no further than needed.
+    """The source network in eval mode, without gradients; it stops after the last output that is asked for.
 
-    Its batch-norms are folded into the convolutions before them. Its head may stand among
-    the layers: what it gives is the source's logits.
+    Its batch-norms are folded into the convolutions before them.
 
     Not an ``nn.Module``: no ``.train()``, ``.parameters()`` or ``.state_dict()`` of
     anything that trains can reach it.
+
+    Args:
+        network: a classification network.
+        aligned_layers: module names, shallow to deep.
+        device: where it computes.
+        memory_format: of images, maps and weights.
+        with_logits: return the logits of its own classifier too.
     """
 
     def __init__(
@@ -175,19 +182,23 @@ class FrozenSource:
         aligned_layers: Sequence[str],
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
+        *,
+        with_logits: bool = False,
     ) -> None:
         check_layers(network, aligned_layers)
         self._layers = tuple(aligned_layers)
+        self._head = head_name(network) if with_logits else ""
         self._memory_format = memory_format
-        extractor = layer_extractor(network, aligned_layers)
+        extractor = layer_extractor(network, [*aligned_layers, *([self._head] if with_logits else [])])
         folded = fold_batch_norms(extractor, extractor.eval_graph).requires_grad_(False)
         self._extractor = folded.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
-    @torch.no_grad()  # not inference_mode: what the attention reads is kept for its backward pass
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> the aligned maps, each (B, C, H, W)."""
+    @torch.no_grad()  # not inference_mode: the backward pass of the attention needs the maps
+    def __call__(self, images: Tensor) -> Outputs:
+        """(B, 3, S, S) normalised images -> aligned maps, and (B, K) logits if asked for."""
         outputs = self._extractor(images.contiguous(memory_format=self._memory_format))
-        return [outputs[layer] for layer in self._layers]
+        maps = tuple(outputs[layer] for layer in self._layers)
+        return Outputs(maps, logits=outputs[self._head] if self._head else None)
 
 
 def check_layers(network: nn.Module, layers: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A field of a settings dataclass: its key, reason and bounds, which ``values.py`` checks."""
+"""``setting``: a field of a settings dataclass with its config key, its reason and its bounds."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ def setting(
     pattern: str = "",
     changes_result: bool = True,
 ) -> Any:
-    """A field of the settings, under ``key`` in the config file.
+    """A dataclass field that is read from ``key`` of the config file; ``afa/config`` checks its value.
 
-    ``choices`` and ``aliases`` (released name -> ours), or a ``pattern``, bound a string, ``low`` and
-    ``high`` a number. A finished or unfinished run may go on with another value of a
-    field that does not change its result.
+    ``choices`` and ``aliases`` (released name -> ours) or a ``pattern`` restrict a string, ``low`` and
+    ``high`` (inclusive) a number. A run may be resumed with another value of a field that has
+    ``changes_result=False``.
     """
     metadata = {
         "key": key,
