@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# A fresh clone's commands. Each makes the virtual environment first, if it is not there:
-#   ./run.sh demo     the whole method on the demo data, a few minutes on two CPU cores
-#   ./run.sh test     the linters, the type checker and the tests
-#   ./run.sh slow     the tests that take minutes each
-# PYTHON names the interpreter (3.11 or newer), VENV the environment's folder (.venv).
+# Commands for a new clone. Each command first creates the virtual environment, if it does not exist:
+#   ./run.sh demo     run the complete method on the demo data (a few minutes on two CPU cores)
+#   ./run.sh test     run the linters, the type checker and the tests
+#   ./run.sh slow     run the tests that take minutes each
+# PYTHON sets the interpreter (3.11 or newer), VENV the folder of the environment (default: .venv).
 set -euo pipefail
 cd "$(dirname "$0")"
 command=${1:-help}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
-install() { # install FILE: its packages, in the versions of requirements.lock
+install() { # install FILE: install the packages of FILE, in the versions of requirements.lock
     local stamp="$venv/$1.installed"
     if ! cmp -s <(cat "$1" requirements.txt requirements.lock) "$stamp"; then
-        "$python" -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with PYTHON=") if sys.version_info < (3, 11) else None'
+        "$python" -c 'import sys; sys.exit("Python 3.11 or newer is required; set PYTHON=<interpreter>") if sys.version_info < (3, 11) else None'
         "$python" -m venv "$venv"
         "$venv/bin/pip" install --quiet --requirement "$1" --constraint requirements.lock
         cat "$1" requirements.txt requirements.lock > "$stamp"

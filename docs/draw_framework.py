@@ -1,10 +1,10 @@
 """Draw `framework.png`, the overview of the method's two stages.
 
-Run with `python docs/draw_framework.py`; it needs matplotlib (`pip install matplotlib`) and nothing of this project.
-The same versions of matplotlib and Pillow write the same bytes.
+Run `python docs/draw_framework.py`. The script requires matplotlib and imports nothing from this project.
+The same versions of matplotlib and Pillow write identical bytes.
 
-All lengths are pixels of the README, where GitHub shows the figure about 830 pixels wide; the file holds it at twice
-that. y runs downwards, and each panel has its own coordinates.
+All lengths are in pixels of the README, where GitHub shows the image about 830 pixels wide. The file has twice this
+resolution. The y axis points downwards, and each panel has its own coordinates.
 """
 
 from io import BytesIO
@@ -21,13 +21,13 @@ from PIL import Image
 OUTPUT = Path(__file__).resolve().parents[1] / "framework.png"
 WIDTH, PANEL, BAND, FOOTER = 830, 398, 54, 66
 PIXELS_PER_INCH = 100
-POINT = 72 / PIXELS_PER_INCH  # matplotlib measures letters and lines in points
+POINT = 72 / PIXELS_PER_INCH  # matplotlib measures text and lines in points
 DOT: dict[str, Any] = {"markersize": 7 * POINT, "markeredgewidth": 0, "zorder": 3}
-TEXT, MATH, FORMULA = 12, 16, 18  # indices are 0.7 of the size: 11 px at the least
+TEXT, MATH, FORMULA = 12, 16, 18  # subscripts have 0.7 of the size: at least 11 px
 
-# Tints of the Okabe-Ito palette: told apart by the colour-blind, and in grey.
+# Tints of the Okabe-Ito palette, which colour-blind readers can distinguish, also in greyscale.
 INK, MUTED, LINE = "#26323d", "#55626e", "#5b6873"
-Colours = tuple[str, str]  # fill, edge
+Colours = tuple[str, str]  # face, edge
 SOURCE: Colours = ("#d3dee9", "#5f7f9c")
 TARGET: Colours = ("#fbdcb4", "#c8740a")
 ATTENTION: Colours = ("#e3f3ed", "#1b8466")
@@ -35,20 +35,20 @@ LOSS: Colours = ("#f6e6f0", "#a2568a")
 LOSS_INK, ATTENTION_INK, SOURCE_INK, TARGET_INK = "#7c3c69", "#116149", "#3f5f7d", "#a35b00"  # dark enough for text
 PLAIN, FRAME = ("#ffffff", "#5b6873"), ("#ffffff", "#d3d9df")
 
-BLOCKS = (184, 276, 368, 460)  # centres of the four blocks
-TAPS = (230, 322, 414, 506)  # the aligned layer at the end of each block
+BLOCKS = (184, 276, 368, 460)  # x of the centres of the four blocks
+TAPS = (230, 322, 414, 506)  # x of the aligned layer at the end of each block
 ATTENTION_Y, SOURCE_Y, DIFFERENCE_Y, TARGET_Y, TOTAL_Y = 84, 174, 232, 298, 363
 IMAGES_X, CLASSIFIER_X, LOSS_Y, LOSS_HEIGHT = 34, 567, 146, 204
-PENALTY, ENTROPY, ALIGNMENT = (537, 114), (660, 100), (772, 92)  # the terms of the total: centre and width
-MODULE_RIGHT, LOSS_LEFT, LOSS_RIGHT = 534, 572, 818  # the attentive module and the difference end at the first
+PENALTY, ENTROPY, ALIGNMENT = (537, 114), (660, 100), (772, 92)  # terms of the total loss: centre and width
+MODULE_RIGHT, LOSS_LEFT, LOSS_RIGHT = 534, 572, 818  # the attentive module and the difference end at MODULE_RIGHT
 
 
 class Stage(NamedTuple):
-    """What differs between the two panels."""
+    """Content that differs between the two panels."""
 
     title: str
     attention: str
-    steps: tuple[str, ...]  # the boxes of the attentive module
+    steps: tuple[str, ...]  # boxes of the attentive module
     weight: str
     loss: str
     summed_over: str
@@ -84,7 +84,7 @@ def write(axes: Axes, x: float, y: float, text: str, *, size: float = TEXT, **st
 
 
 def box(axes: Axes, x: float, y: float, *, size: tuple[float, float], colours: Colours, text: str = "") -> None:
-    """A rounded box around its centre."""
+    """Draw a rounded box around its centre."""
     corner = (x - size[0] / 2, y - size[1] / 2)
     look: dict[str, Any] = {"facecolor": colours[0], "edgecolor": colours[1], "linewidth": 1.2 * POINT}
     axes.add_patch(FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=5", **look))
@@ -92,14 +92,14 @@ def box(axes: Axes, x: float, y: float, *, size: tuple[float, float], colours: C
 
 
 def arrow(axes: Axes, *points: tuple[float, float], colour: str = LINE, width: float = 1.4) -> None:
-    """A line through the points, its head ending at the last one."""
+    """Draw a line through the points, with an arrowhead at the last one."""
     style = f"-|>,head_length={4 + 1.6 * width},head_width={1.2 + width}"
     look: dict[str, Any] = {"color": colour, "linewidth": width * POINT, "mutation_scale": POINT, "joinstyle": "miter"}
     axes.add_patch(FancyArrowPatch(path=Line(points), arrowstyle=style, **look))
 
 
 def draw_images(axes: Axes, x: float, y: float) -> None:
-    """A small pile of pictures."""
+    """Draw a small stack of images."""
     for shift in (6, 3, 0):
         box(axes, x + shift - 3, y - shift + 2, size=(34, 28), colours=PLAIN)
     hills = ((-17, 13), (-8, -1), (-1, 7), (4, 2), (11, 13))
@@ -108,7 +108,7 @@ def draw_images(axes: Axes, x: float, y: float) -> None:
 
 
 def draw_network(axes: Axes, y: float, *, colours: Colours) -> None:
-    """The images' way through the four blocks, with a dot at each aligned layer."""
+    """Draw the path of the images through the four blocks, with a dot at each aligned layer."""
     axes.plot((BLOCKS[0], TAPS[-1]), (y, y), color=LINE, linewidth=1.4 * POINT, zorder=1)
     for number, (x, tap) in enumerate(zip(BLOCKS, TAPS, strict=True), start=1):
         box(axes, x, y, size=(58, 34), colours=colours, text=f"block {number}")
@@ -118,11 +118,11 @@ def draw_network(axes: Axes, y: float, *, colours: Colours) -> None:
 
 
 def draw_networks(axes: Axes, stage: Stage) -> None:
-    """The frozen source above the target that is trained, both fed with the same images."""
+    """Draw the frozen source above the trained target. Both take the same images."""
     middle, left = (SOURCE_Y + TARGET_Y) / 2 + 2, IMAGES_X + 10
     draw_images(axes, IMAGES_X, middle)
     write(axes, IMAGES_X + 24, middle + 1, "images", ha="left")
-    rows = (  # the blanks leave room for the snowflake
+    rows = (  # the spaces leave room for the snowflake
         (-20, SOURCE_Y, "Source network", "     frozen", stage.source_note, SOURCE, SOURCE_INK),
         (19, TARGET_Y, "Target network", "trained", stage.target_note, TARGET, TARGET_INK),
     )
@@ -138,7 +138,7 @@ def draw_networks(axes: Axes, stage: Stage) -> None:
 
 
 def draw_attention(axes: Axes, stage: Stage) -> None:
-    """The attentive module as a chain of boxes; it reads the source's maps only."""
+    """Draw the attentive module as a chain of boxes. It only reads the maps of the source."""
     left, width = IMAGES_X + 10, MODULE_RIGHT - IMAGES_X - 10
     box(axes, left + width / 2, ATTENTION_Y, size=(width, 80), colours=ATTENTION)
     write(axes, left + 12, ATTENTION_Y - 26, stage.attention, ha="left", color=ATTENTION_INK)
@@ -153,7 +153,7 @@ def draw_attention(axes: Axes, stage: Stage) -> None:
 
 
 def draw_alignment(axes: Axes, stage: Stage) -> None:
-    """The maps of both networks, their difference, and the attention's weights meet in the alignment loss."""
+    """Draw the maps of both networks, their difference and the attention weights, which enter the alignment loss."""
     for tap in TAPS:
         arrow(axes, (tap, SOURCE_Y), (tap, ATTENTION_Y + 40), colour=SOURCE[1])
         arrow(axes, (tap, SOURCE_Y), (tap, DIFFERENCE_Y - 16), colour=SOURCE[1])
@@ -176,7 +176,7 @@ def draw_alignment(axes: Axes, stage: Stage) -> None:
 
 
 def draw_objective(axes: Axes) -> None:
-    """The target's classifier, and the three terms of the total."""
+    """Draw the classifier of the target and the three terms of the total loss."""
     half, top = 37, TOTAL_Y - 16
     arrow(axes, (TAPS[-1], TARGET_Y), (CLASSIFIER_X - half, TARGET_Y))
     box(axes, CLASSIFIER_X, TARGET_Y, size=(2 * half, 38), colours=TARGET, text="classifier")
@@ -203,14 +203,14 @@ def draw_stage(axes: Axes, stage: Stage) -> None:
 
 
 def draw_band(axes: Axes) -> None:
-    """What stage two takes over from stage one."""
+    """Draw the band between the stages: what stage two takes from stage one."""
     arrow(axes, (60, 1), (60, BAND - 1), colour=TARGET[1], width=5)
     text = "The target of stage one becomes the source (its backbone, frozen)\nand the start of the target of stage two"
     write(axes, 84, BAND / 2, text, size=13, ha="left")
 
 
 def draw_inference(axes: Axes) -> None:
-    """A plain network is all that is left."""
+    """Draw the network that inference uses."""
     y = FOOTER / 2
     box(axes, WIDTH / 2, y, size=(WIDTH - 6, FOOTER - 12), colours=FRAME)
     write(axes, 16, y, "At inference: the target alone, no attention", size=13, ha="left", weight="bold")
@@ -239,9 +239,9 @@ def draw_figure() -> Figure:
 
 def main() -> None:
     drawn = BytesIO()
-    with rc_context({"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}):  # the fonts matplotlib brings
+    with rc_context({"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}):  # fonts that matplotlib contains
         draw_figure().savefig(drawn, format="png", dpi=2 * PIXELS_PER_INCH)
-    # A palette makes the file a third of the size; saving afresh drops matplotlib's version from it.
+    # A palette reduces the file to a third; saving it again removes the version of matplotlib from it.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(OUTPUT, optimize=True)
 
 
