@@ -18,17 +18,13 @@ from afa.errors import AFAError, BusyError
 T = TypeVar("T")
 LOCK = ".lock"
 """Name of the lock file in the folder of a run."""
-_POLL_SECONDS = 0.2
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name next to ``path``, then rename it to ``path``.
+    """Call ``write`` with a temporary path next to ``path``, then rename the file that it created to ``path``.
 
-    If the process dies, ``path`` is the complete old file or the complete new one. After an
-    error in ``write`` or of the file system it is the old one, and the temporary file is removed.
-
-    Args:
-        write: creates the file at the path that it receives.
+    Whenever the process dies, ``path`` is the complete old file or the complete new one. After an
+    error it is the old one, and the temporary file is removed.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
@@ -52,7 +48,7 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a UTF-8 file. Bytes of file names that are not UTF-8 become ``\\udc..`` escapes.
+    """Write or replace a file in UTF-8; bytes of file names that are not UTF-8 become ``\\udc..`` escapes.
 
     Raises:
         AFAError: the file cannot be written; the old one is intact.
@@ -100,11 +96,8 @@ def sha256(path: Path) -> str:
 def locked(path: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is created if necessary.
 
-    The lock excludes other processes, not other threads of this one. The system releases it
-    when the process dies.
-
-    Args:
-        wait: called every 0.2 seconds while another process holds the lock.
+    It excludes other processes, not other threads of this one; the system releases it when the
+    process dies. While another process holds it, ``wait`` is called every 0.2 seconds.
 
     Raises:
         BlockingIOError: another process holds the lock, and ``wait`` is None.
@@ -119,15 +112,12 @@ def locked(path: Path, *, wait: Callable[[], object] | None = None) -> Iterator[
                 if wait is None:
                     raise BlockingIOError(f"{path} is locked") from None
             wait()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(0.2)
         yield
 
 
 def claim_folder(folder: Path) -> contextlib.ExitStack:
-    """Create the folder of a run if necessary, and lock it.
-
-    Returns:
-        the lock, a context manager; ``close()`` releases it too.
+    """Create the folder of a run if necessary, and lock it until the result is closed.
 
     Raises:
         BusyError: another process holds the lock.
@@ -147,10 +137,7 @@ def claim_folder(folder: Path) -> contextlib.ExitStack:
 
 
 def keep_old(path: Path) -> Path | None:
-    """Make room for a new file or folder: rename an existing one to ``<stem>.old-1<suffix>``, ``-2``, ...
-
-    Returns:
-        its new path; None if there was none.
+    """Rename an existing file or folder to ``<stem>.old-1<suffix>``, ``-2``, ... and return its new path.
 
     Raises:
         AFAError: it cannot be renamed.

@@ -23,12 +23,11 @@ _ENTROPY = "entropy_"
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """Metrics of one epoch. Losses are means over images, accuracies are in percent.
+    """Metrics of one epoch: means of the loss and its terms over the training images, accuracies in percent.
 
     Attributes:
         epoch: counted from 1.
-        classification, head_penalty, alignment: the terms of the loss, not multiplied by alpha or gamma.
-        total: the loss that was minimised.
+        alignment, head_penalty: not multiplied by alpha and gamma.
         entropies: name of an attention -> its normalised entropy: 1 is uniform, 0 has all mass on one entry.
         loss, top1, top5: on the images that select the best epoch; NaN if ``test_every`` skips the epoch.
     """
@@ -55,17 +54,18 @@ class EpochRow:
         """The form in checkpoints: each entropy has its own key, ``entropy_<name>``."""
         stored: dict[str, float] = {}
         for name, value in vars(self).items():
-            stored |= (
-                {_ENTROPY + key: entropy for key, entropy in value.items()} if name == "entropies" else {name: value}
-            )
+            if name == "entropies":
+                stored |= {_ENTROPY + key: entropy for key, entropy in value.items()}
+            else:
+                stored[name] = value
         return stored
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "EpochRow":
         """The inverse of ``to_dict``. Raises TypeError if a key is unknown or missing."""
-        entropies = {name: value for name, value in stored.items() if name.startswith(_ENTROPY)}
-        others = {name: value for name, value in stored.items() if name not in entropies}
-        return cls(**others, entropies={name.removeprefix(_ENTROPY): value for name, value in entropies.items()})
+        values = {name: value for name, value in stored.items() if not name.startswith(_ENTROPY)}
+        entropies = {name.removeprefix(_ENTROPY): stored[name] for name in stored if name not in values}
+        return cls(**values, entropies=entropies)
 
 
 class Score(NamedTuple):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from afa.files import write_csv, write_text
 from afa.results.outcomes import LOG_COLUMNS, EpochRow
@@ -25,8 +24,8 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
     """Write ``log.txt``: one line for each epoch, tab-separated, with the column names of the authors' release."""
     lines = ["\t".join(LOG_COLUMNS)]
     for row in history:
-        values = (getattr(row, name) for name in LOG_COLUMNS.values())
-        lines.append("\t".join(str(value) if isinstance(value, int) else f"{value:.6f}" for value in values))
+        metrics = [f"{getattr(row, name):.6f}" for name in LOG_COLUMNS.values() if name != "epoch"]
+        lines.append("\t".join([str(row.epoch), *metrics]))
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -34,6 +33,8 @@ class Scalars:
     """TensorBoard scalars of a stage, from epoch ``done`` + 1 on; later epochs of an earlier process are hidden."""
 
     def __init__(self, folder: StageFolder, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # only training needs it, and it is slow to import
+
         # TensorBoard reads files in the order of their names, which start with the second of their creation:
         # the new file must sort last.
         second = int(time.time())

@@ -33,11 +33,7 @@ class StageFolder:
 
 @dataclass(init=False)
 class RunFolder:
-    """Files of a run in ``<outpath>/<run name>``.
-
-    ``search_folder``, next to it, holds the runs that search for alpha. ``as_stage`` is the
-    run's folder itself, to which an evaluation writes its predictions.
-    """
+    """Files of a run in ``<outpath>/<run name>``, and next to it the folder of the runs that search for alpha."""
 
     path: Path
 
@@ -48,8 +44,8 @@ class RunFolder:
         self.result = path / "result.json"
         self.report_html = path / "report.html"
         self.lock = path / LOCK
-        self.search_folder = path.with_name(f"{path.name}.search")
-        self.as_stage = StageFolder(path)
+        self.search_folder = path.parent / f"{path.name}.search"
+        self.as_stage = StageFolder(path)  # an evaluation writes its predictions into the run's folder itself
 
     def stage(self, *, repeat: int, repeats: int, stage: int, stages: int) -> StageFolder:
         """Folder of a stage, ``repeat`` and ``stage`` counted from 1.
@@ -63,9 +59,8 @@ class RunFolder:
 def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Path:
     """Path of the checkpoint that ``pre_trained_path`` names.
 
-    It is a file, or the folder of a run, absolute, relative to the working directory, or
-    relative to ``outpath``. The result for a run is the best checkpoint of its last stage;
-    if the run has several repeats, of the repeat with the same number.
+    This is a file or the folder of a run; a folder may be relative to ``outpath``. Of a run it is
+    the best checkpoint of the last stage, of the same ``repeat`` if the run has several.
 
     Raises:
         ConfigError: there is no such checkpoint.

@@ -1,4 +1,4 @@
-"""What is seen while a run is at work: a bar on a terminal, lines elsewhere, nothing if quiet."""
+"""Output of a running command: a bar on a terminal, otherwise lines, nothing if quiet; the file of the journal."""
 
 import io
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from afa.command_line import main
 from afa.results import journal
-from afa.results.journal import Progress
+from afa.results.journal import Journal, Progress
 
 
 class Terminal(io.StringIO):
@@ -19,13 +19,13 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test sets, so that speeds are known."""
+    """A clock that the test sets, so that speeds are known."""
     now = [100.0]
     monkeypatch.setattr(journal, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
-def test_where_there_is_no_terminal_a_line_says_where_it_is_and_what_is_left(clock, capsys):
+def test_without_a_terminal_a_line_reports_count_speed_and_time_left(clock, capsys):
     with Progress("AST epoch 2/3", 100, 20, later=100) as bar:
         bar.show("total 1.5, train top-1 40.00 %")
         clock[0] += 1
@@ -38,7 +38,7 @@ def test_where_there_is_no_terminal_a_line_says_where_it_is_and_what_is_left(clo
     assert capsys.readouterr().out == line
 
 
-def test_on_a_terminal_a_bar_says_the_same(clock, capsys, monkeypatch):
+def test_on_a_terminal_a_bar_reports_the_same(clock, capsys, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with Progress("AST epoch 2/3", 100, 20, later=100) as bar:
@@ -51,8 +51,36 @@ def test_on_a_terminal_a_bar_says_the_same(clock, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
+def test_what_stops_the_work_is_asked_after_each_update(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def between():
+        if bar.done == 3:
+            raise StopError
+
+    with Journal(tmp_path / "experiment.log", between).progress("reading", 5) as bar:
+        bar.update(2)
+        with pytest.raises(StopError):
+            bar.update(1)
+
+
+def test_the_file_of_a_resumed_run_is_continued_and_can_be_cut(tmp_path, capsys):
+    path = tmp_path / "experiment.log"
+    first = Journal(path)
+    first.log("two\nlines")
+    position = first.position()
+    first.note("step 1, in the file only")
+    assert position < path.stat().st_size == first.position()
+    second = Journal(path, quiet=True)
+    second.cut(position)
+    second.log("the run resumes")
+    assert [line.split("  ", 1)[1] for line in path.read_text().splitlines()] == ["two", "lines", "the run resumes"]
+    assert capsys.readouterr().out == "two\nlines\n"
+
+
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_quiet_run_says_nothing_and_writes_all(words, tmp_path, capsys, monkeypatch, terminal):
+def test_a_quiet_run_prints_nothing_and_writes_everything(words, tmp_path, capsys, monkeypatch, terminal):
     monkeypatch.setattr(journal, "_SECONDS_BETWEEN_LINES", 0.0)
     stderr = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
@@ -66,7 +94,7 @@ def test_a_quiet_run_says_nothing_and_writes_all(words, tmp_path, capsys, monkey
     assert "made with other settings" in stderr.getvalue()
 
 
-def test_a_run_that_is_not_quiet_says_its_epochs_and_its_result(words, capsys, monkeypatch):
+def test_a_run_that_is_not_quiet_prints_its_epochs_and_its_result(words, capsys, monkeypatch):
     monkeypatch.setattr(journal, "_SECONDS_BETWEEN_LINES", 0.0)
     assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "print_freq=1"]) == 0
     out = capsys.readouterr().out
