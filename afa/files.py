@@ -23,8 +23,8 @@ LOCK = ".lock"
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` with a temporary path next to ``path``, then rename the file that it created to ``path``.
 
-    Whenever the process dies, ``path`` is the complete old file or the complete new one. After an
-    error it is the old one, and the temporary file is removed.
+    At any time, also if an error occurs or the process dies, ``path`` is the complete old file or the
+    complete new one. After an error the temporary file is removed.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:

@@ -21,7 +21,11 @@ def rank_classes(logits: Tensor, k: int = 5) -> Tensor:
 
 
 def write_log(path: Path, history: Sequence[EpochRow]) -> None:
-    """Write ``log.txt``: one line for each epoch, tab-separated, with the column names of the authors' release."""
+    """Write ``log.txt``: a tab-separated line for each epoch, with the column names of the authors' release.
+
+    Raises:
+        AFAError: it cannot be written.
+    """
     lines = ["\t".join(LOG_COLUMNS)]
     for row in history:
         metrics = [f"{getattr(row, name):.6f}" for name in LOG_COLUMNS.values() if name != "epoch"]
@@ -71,6 +75,9 @@ def write_predictions(
     Args:
         labels: (N,) class indices.
         logits: (N, K), averaged over the views of an image.
+
+    Raises:
+        AFAError: a file cannot be written.
     """
     ranked = rank_classes(logits)
     probabilities = logits.softmax(dim=1).gather(1, ranked)
