@@ -1,10 +1,10 @@
-"""DELTA's channel importance: the network cut at the layer, against whole forward passes, on the same channels.
+"""Time DELTA's channel weights: forward passes from the ablated layer on, against complete forward passes.
 
     python benchmarks/channel_importance.py [--backbone resnet50] [--image-size 224] [--batch 8] [--channels 4]
 
-For every aligned layer a few channels are switched off both ways, in turns, on random
-images and weights. Prints the seconds a channel takes, how far the two results are apart
-as a part of the loss, and what all channels of all layers would take; writes JSON.
+In each aligned layer a few channels are ablated both ways, in turn, with random images and
+weights. Prints the seconds per channel, the difference of the two results relative to the
+loss, and the seconds for all channels of all layers; writes JSON.
 """
 
 import argparse
@@ -20,17 +20,17 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import write
 
+from afa.machine.device import keep_freed_memory
 from afa.networks.ablation import ChannelAblation
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
-from afa.results.figures import format_table
-from afa.training.device import keep_freed_memory
+from afa.results.text import format_table
 
 CLASSES = 100
 
 
 def clock() -> float:
-    """Seconds that this process has computed: other programs on the machine do not count; on a GPU, seconds passed."""
+    """CPU seconds of this process, which exclude other programs of the machine; with a GPU, wall-clock seconds."""
     if not torch.cuda.is_available():
         return time.process_time()
     torch.cuda.synchronize()
@@ -39,7 +39,7 @@ def clock() -> float:
 
 @torch.inference_mode()
 def naive_increase(network: nn.Module, layer: str, channel: int, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of the whole network with one filter's weights zeroed."""
+    """Loss of the complete network with the weights of one filter set to zero."""
     convolution = network.get_submodule(layer)
     kept = convolution.weight[channel].clone()
     convolution.weight[channel] = 0
@@ -49,31 +49,31 @@ def naive_increase(network: nn.Module, layer: str, channel: int, images: Tensor,
 
 
 def time_layer(network: nn.Module, layer: str, channels: int, images: Tensor, labels: Tensor) -> dict:
-    """Seconds a channel takes both ways, from ``channels`` channels each, and how far the results are apart.
+    """Seconds per channel both ways, measured on ``channels`` channels, and the difference of the results.
 
-    What is done once a layer and batch (the part before the cut, the loss without a
-    change) is timed apart: it is shared by all channels.
+    The work that all channels of a layer and batch share (the layers before the ablated one,
+    the loss without ablation) is timed separately.
     """
     ablation = ChannelAblation(network, layer)
     count = network.get_submodule(layer).out_channels
-    naive, cut, apart = [], [], []
+    naive, cut, differences = [], [], []
     with torch.inference_mode():
-        whole = F.cross_entropy(network(images), labels)
-    begun = clock()
+        loss = F.cross_entropy(network(images), labels)
+    began = clock()
     chunks = ablation.increases(images, labels)
-    first = next(chunks)  # with it what is done once
-    first_seconds = clock() - begun
+    first = next(chunks)  # includes the shared work
+    first_seconds = clock() - began
     done = 0
     while done < channels:
-        begun = clock()
+        began = clock()
         chunk = next(chunks)
-        cut.append((clock() - begun) / len(chunk))
+        cut.append((clock() - began) / len(chunk))
         start = len(first) + done
-        for place in range(min(len(chunk), channels - done)):
-            begun = clock()
-            loss = naive_increase(network, layer, start + place, images, labels)
-            naive.append(clock() - begun)
-            apart.append(abs(float(loss - whole) - float(chunk[place])) / float(whole))
+        for index in range(min(len(chunk), channels - done)):
+            began = clock()
+            ablated = naive_increase(network, layer, start + index, images, labels)
+            naive.append(clock() - began)
+            differences.append(abs(float(ablated - loss) - float(chunk[index])) / float(loss))
         done += len(chunk)
     each = statistics.median(cut)
     once = max(first_seconds - len(first) * each, 0.0)
@@ -83,35 +83,36 @@ def time_layer(network: nn.Module, layer: str, channels: int, images: Tensor, la
         "naive_seconds_a_channel": statistics.median(naive),
         "cut_seconds_a_channel": each,
         "cut_seconds_once": once,
-        "largest_relative_difference": max(apart),
+        "largest_relative_difference": max(differences),
         "naive_seconds_all": count * statistics.median(naive),
         "cut_seconds_all": count * each + once,
     }
 
 
 def main() -> None:
-    """Time every aligned layer, print a table, write JSON."""
+    """Time each aligned layer, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50", choices=BACKBONES)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--channels", type=int, default=4, help="channels a layer, timed both ways")
+    parser.add_argument("--channels", type=int, default=4, help="channels of each layer that are timed both ways")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/channel_importance.json"))
-    words = parser.parse_args()
-    keep_freed_memory(words.device)  # as a run does; both sides gain
+    arguments = parser.parse_args()
+    keep_freed_memory(arguments.device)  # as a run does; it helps both sides
     torch.manual_seed(0)
-    network = build_network(words.backbone, CLASSES).eval().to(words.device)
-    images = torch.randn(words.batch, 3, words.image_size, words.image_size, device=words.device)
-    labels = torch.randint(CLASSES, (words.batch,), device=words.device)
+    network = build_network(arguments.backbone, CLASSES).eval().to(arguments.device)
+    images = torch.randn(arguments.batch, 3, arguments.image_size, arguments.image_size, device=arguments.device)
+    labels = torch.randint(CLASSES, (arguments.batch,), device=arguments.device)
     layers = [
-        time_layer(network, layer, words.channels, images, labels) for layer in BACKBONES[words.backbone].aligned_layers
+        time_layer(network, layer, arguments.channels, images, labels)
+        for layer in BACKBONES[arguments.backbone].aligned_layers
     ]
-    report(words, layers)
+    report(arguments, layers)
 
 
-def report(words: argparse.Namespace, layers: list[dict]) -> None:
-    """The table, and the file."""
+def report(arguments: argparse.Namespace, layers: list[dict]) -> None:
+    """Print the table and write the file."""
     naive, cut = (sum(row[f"{way}_seconds_all"] for row in layers) for way in ("naive", "cut"))
     rows = [
         [
@@ -124,11 +125,11 @@ def report(words: argparse.Namespace, layers: list[dict]) -> None:
         ]
         for row in layers
     ]
-    print(format_table(["layer", "channels", "naive s", "cut s", "times", "apart / loss"], rows))
+    print(format_table(["layer", "channels", "naive s", "cut s", "times", "difference / loss"], rows))
     print(f"all channels, one batch: {naive:.0f} s naive, {cut:.0f} s cut: {naive / cut:.1f} times faster")
-    told = {key: value for key, value in vars(words).items() if key not in ("json", "device")}
+    options = {key: value for key, value in vars(arguments).items() if key not in ("json", "device")}
     sums = {"naive_seconds": naive, "cut_seconds": cut, "times_faster": naive / cut}
-    write(words.json, words.device, **told, layers=layers, **sums)
+    write(arguments.json, arguments.device, **options, layers=layers, **sums)
 
 
 if __name__ == "__main__":

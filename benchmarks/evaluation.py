@@ -1,8 +1,8 @@
-"""Evaluation: the network alone, and JPEG files to top-1, against a textbook's; one view an image and ten.
+"""Time an evaluation against the textbook: the network alone, and from JPEG files to top-1 with one or ten views.
 
-``python benchmarks/evaluation.py`` makes the JPEG files and times both sides in turn. *Warm*: the decoded pixels are
-in the cache; a textbook decodes at each use. With ten views it decodes once too, and cuts, converts and normalises
-each view by itself.
+``python benchmarks/evaluation.py`` creates the JPEG files and times both sides in turn. *Warm*: the decoded pixels
+are in the cache; the textbook decodes each image at each use. With ten views it also decodes an image once, but it
+crops, converts and normalises each view separately.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from afa.data.folders import scan_split
 from afa.data.images import read_canvas
 from afa.data.loaders import TestBatch, TestLoader
 from afa.data.transforms import Preprocessing
+from afa.machine.device import keep_freed_memory
 from afa.networks.features import FeatureNetwork
-from afa.results.figures import format_table
-from afa.training.device import keep_freed_memory
+from afa.results.text import format_table
 from afa.training.engine import predict, score
 
 BATCH = 64
 PASSES = {"network alone": 0, "one view, warm": 1, "ten views, warm": 10}
-"""Title -> views an image; none: no files either."""
+"""Title -> views of an image; 0: no files, only a batch on the device."""
 
 
 def one_batch(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
@@ -42,43 +42,43 @@ def one_batch(layout: torch.memory_format) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=layout), torch.zeros(BATCH, dtype=torch.int64)
 
 
-def build_textbook(words: argparse.Namespace, folder: Path, views: int) -> Work:
-    """A pass of the textbook over the files; with 0 views over one batch on the device."""
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # 4 is the textbook's number
-    network = network_of(words.network, words.device)
+def build_textbook(arguments: argparse.Namespace, folder: Path, views: int) -> Work:
+    """One pass of the textbook over the files; with 0 views, over one batch on the device."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # the textbook uses 4 on any machine
+    network = network_of(arguments.network, arguments.device)
     if views:
         loader = textbook.test_loader(folder, BATCH, ten_crops=views == 10)
-        return lambda: textbook.evaluate(network, loader, words.device)
+        return lambda: textbook.evaluate(network, loader, arguments.device)
     images, labels = one_batch(torch.contiguous_format)
-    batch = images.to(words.device), labels
-    return lambda: textbook.evaluate(network, [batch], words.device)
+    batch = images.to(arguments.device), labels
+    return lambda: textbook.evaluate(network, [batch], arguments.device)
 
 
-def build_ours(words: argparse.Namespace, folder: Path, views: int) -> Work:
-    """The same pass of this program, with all decoded pixels in memory."""
-    keep_freed_memory(words.device)  # as a run does
-    network = FeatureNetwork(network_of(words.network, words.device), ())
+def build_ours(arguments: argparse.Namespace, folder: Path, views: int) -> Work:
+    """The same pass of AFA, with all decoded pixels in memory."""
+    keep_freed_memory(arguments.device)  # as a run does
+    network = FeatureNetwork(network_of(arguments.network, arguments.device), ())
     batches: Iterable[TestBatch]
     if views:
         split, preprocessing = scan_split(folder), Preprocessing(224, "improved" if views == 10 else "default")
         canvases = np.stack([read_canvas(path, preprocessing.test_canvas) for path in split.paths])
         batches = TestLoader(
-            split, preprocessing, batch_size=BATCH, device=words.device, num_workers=0, canvases=canvases
+            split, preprocessing, batch_size=BATCH, device=arguments.device, num_workers=0, canvases=canvases
         )
     else:
         images, labels = one_batch(torch.channels_last)
-        batches = [TestBatch(images.to(words.device), labels, labels, 1, BATCH)]
+        batches = [TestBatch(images.to(arguments.device), labels, labels, 1, BATCH)]
     return lambda: score(*predict(network, batches))
 
 
-def measure(words: argparse.Namespace, folder: Path, views: int) -> dict[str, float]:
-    """Speeds and their ratio."""
-    count = words.images if views else BATCH
+def measure(arguments: argparse.Namespace, folder: Path, views: int) -> dict[str, float]:
+    """Speeds and their ratios."""
+    count = arguments.images if views else BATCH
     with (
-        Side(build_textbook, words, folder, views, device=words.device) as plain,
-        Side(build_ours, words, folder, views, device=words.device) as ours,
+        Side(build_textbook, arguments, folder, views, device=arguments.device) as plain,
+        Side(build_ours, arguments, folder, views, device=arguments.device) as ours,
     ):
-        costs = in_turn({"textbook": plain, "ours": ours}, words.repeats)
+        costs = in_turn({"textbook": plain, "ours": ours}, arguments.repeats)
     return against_textbook(costs, count)
 
 
@@ -89,24 +89,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/evaluation.json"))
-    words = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="afa_images_") as place:
-        make_images(Path(place), words.images)
-        figures = {title: measure(words, Path(place), views) for title, views in PASSES.items()}
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="afa_images_") as folder:
+        make_images(Path(folder), arguments.images)
+        results = {title: measure(arguments, Path(folder), views) for title, views in PASSES.items()}
     rows = [
         [
             title,
-            f"{f['textbook_images_per_second']:.1f}",
-            f"{f['images_per_second']:.1f}",
-            f"{f['times_textbook_wall']:.2f}",
-            f"{f['times_textbook_cpu']:.2f}",
+            f"{result['textbook_images_per_second']:.1f}",
+            f"{result['images_per_second']:.1f}",
+            f"{result['times_textbook_wall']:.2f}",
+            f"{result['times_textbook_cpu']:.2f}",
         ]
-        for title, f in figures.items()
+        for title, result in results.items()
     ]
-    print(f"{words.network}, 224 pixels, {torch.get_num_threads()} threads, median of {words.repeats}")
+    print(f"{arguments.network}, 224 pixels, {torch.get_num_threads()} threads, median of {arguments.repeats}")
     print(format_table(["evaluation", "textbook img/s", "ours img/s", "times", "(CPU s)"], rows))
-    told = {"network": words.network, "images": words.images, "repeats": words.repeats}
-    write(words.json, words.device, **told, figures=figures)
+    options = {"network": arguments.network, "images": arguments.images, "repeats": arguments.repeats}
+    write(arguments.json, arguments.device, **options, figures=results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Input speed: from JPEG files to normalised batches, against torchvision's transforms in a DataLoader.
+"""Time the input, from JPEG files to normalised batches, against torchvision's transforms in a DataLoader.
 
-``python benchmarks/images.py`` makes the JPEG files, times both sides in turn, prints a table
-and writes JSON. *First epoch*: the making of the cache included. *Warm*: a later epoch.
+``python benchmarks/images.py`` creates the JPEG files, times both sides in turn, prints a table
+and writes JSON. *First epoch*: includes building the cache. *Warm*: a later epoch.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from torchvision.datasets import ImageFolder
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import CPU, Side, Work, in_turn, median, ratio, write
 
+from afa.data.disk_cache import DiskCache
 from afa.data.folders import scan_split
 from afa.data.loaders import TrainLoader
-from afa.data.store import Store
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from afa.results.figures import format_table
-from afa.training.device import keep_freed_memory
+from afa.machine.device import keep_freed_memory
+from afa.results.text import format_table
 
-SIZE = (500, 375)  # Stanford Dogs' commonest
+SIZE = (500, 375)  # the most common size in Stanford Dogs
 BATCH = 64
 PREPROCESSING = Preprocessing(224)
 
 
 def make_images(folder: Path, count: int) -> None:
-    """JPEG files of about 55 KB, in two classes: blurred noise, as bytes and detail like a photograph's."""
+    """Write JPEG files of about 55 KB in two classes: blurred noise, which has the size and detail of photographs."""
     generator = np.random.default_rng(1)
     for index in range(count):
         path = folder / "ab"[index % 2] / f"{index:05}.jpg"
@@ -45,7 +45,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def plain_loader(folder: Path) -> DataLoader:
-    """What a textbook does: Pillow transforms for each image at each use, in four processes."""
+    """The loader of the textbook: Pillow transforms for each image at each use, in four processes."""
     chain = transforms.Compose(
         [
             transforms.Resize((256, 256)),
@@ -59,15 +59,15 @@ def plain_loader(folder: Path) -> DataLoader:
 
 
 def cached_loader(folder: Path, cache: Path) -> TrainLoader:
-    """This program's, with ``cache = disk`` in ``cache``."""
+    """The loader of AFA, with ``cache = disk`` in the folder ``cache``."""
     split = scan_split(folder)
-    store = Store(
+    disk_cache = DiskCache(
         cache, "benchmark", paths=split.paths, make_canvas=PREPROCESSING.train_canvas, recipe=repr(PREPROCESSING)
     )
-    canvases, _ = store.open(
+    canvases, _ = disk_cache.open(
         workers=torch.multiprocessing.cpu_count(),
         on_progress=lambda done: None,
-        say=lambda line: None,
+        log=lambda line: None,
         keep_if_bad=False,
     )
     return TrainLoader(split, PREPROCESSING, batch_size=BATCH, seed=1, device=CPU, num_workers=0, canvases=canvases)
@@ -79,13 +79,13 @@ def consume(batches: Iterable[Any]) -> None:
 
 
 def build_plain(folder: Path) -> Work:
-    """An epoch of the plain path."""
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # 4 is the textbook's number
+    """One epoch of the textbook."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # the textbook uses 4 on any machine
     return lambda: consume(plain_loader(folder))
 
 
 def build_first_epoch(folder: Path) -> Work:
-    """An epoch of this program, with a new cache each time."""
+    """One epoch of AFA, with a new cache each time."""
     keep_freed_memory(CPU)  # as a run does
 
     def epoch() -> None:
@@ -96,14 +96,14 @@ def build_first_epoch(folder: Path) -> Work:
 
 
 def build_warm_epoch(folder: Path, cache: Path) -> Work:
-    """A later epoch of this program."""
+    """A later epoch of AFA."""
     keep_freed_memory(CPU)
     loader = cached_loader(folder, cache)
     return lambda: consume(loader.epoch(1))
 
 
 def measure(folder: Path, images: int, repeats: int) -> dict[str, dict[str, float]]:
-    """What is timed -> images per second of each side, and the ratios pair by pair."""
+    """``first epoch`` and ``warm`` -> images per second of both sides, and their ratios."""
     results = {}
     with tempfile.TemporaryDirectory(prefix="afa_cache_") as cache, Side(build_plain, folder) as plain:
         sides = {
@@ -128,17 +128,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/images.json"))
-    words = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="afa_images_") as place:
-        make_images(Path(place), words.images)
-        results = measure(Path(place), words.images, words.repeats)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="afa_images_") as folder:
+        make_images(Path(folder), arguments.images)
+        results = measure(Path(folder), arguments.images, arguments.repeats)
     header = ["images/s", "plain, 4 processes", "cache = disk", "ratio", "ratio of CPU seconds"]
     rows = [
-        [name, f"{f['plain']:.0f}", f"{f['cached']:.0f}", f"{f['wall_ratio']:.2f}", f"{f['cpu_ratio']:.2f}"]
-        for name, f in results.items()
+        [
+            name,
+            f"{result['plain']:.0f}",
+            f"{result['cached']:.0f}",
+            f"{result['wall_ratio']:.2f}",
+            f"{result['cpu_ratio']:.2f}",
+        ]
+        for name, result in results.items()
     ]
     print(format_table(header, rows))
-    write(words.json, images=words.images, repeats=words.repeats, **results)
+    write(arguments.json, images=arguments.images, repeats=arguments.repeats, **results)
 
 
 if __name__ == "__main__":

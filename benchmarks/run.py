@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, for the machine at hand: under 20 minutes on two cores that are free.
+"""Run all benchmarks one after the other: less than 20 minutes on two idle cores.
 
 ``python benchmarks/run.py`` prints the tables and writes JSON to ``runs/benchmarks/``.
 """
@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-PARTS: tuple[tuple[str, ...], ...] = (
+FOLDER = Path(__file__).parent
+BENCHMARKS: tuple[tuple[str, ...], ...] = (
     ("startup.py",),
     ("images.py",),
     ("step.py", "--networks", "mobilenet_v2", "--repeats", "10", "--json", "runs/benchmarks/step_mobilenet_v2.json"),
@@ -18,16 +18,16 @@ PARTS: tuple[tuple[str, ...], ...] = (
     ("scaling.py",),
     ("channel_importance.py",),
 )
-"""A script of this folder and its arguments."""
+"""Scripts of this folder with their arguments."""
 
 
 def main() -> None:
     failed = []
-    for script, *words in PARTS:
-        begun = time.monotonic()
-        print(f"== {' '.join((script, *words))}", flush=True)
-        done = subprocess.run([sys.executable, str(HERE / script), *words], cwd=HERE.parent, check=False)
-        print(f"{time.monotonic() - begun:.0f} s\n", flush=True)
+    for script, *arguments in BENCHMARKS:
+        start = time.monotonic()
+        print(f"== {' '.join((script, *arguments))}", flush=True)
+        done = subprocess.run([sys.executable, str(FOLDER / script), *arguments], cwd=FOLDER.parent, check=False)
+        print(f"{time.monotonic() - start:.0f} s\n", flush=True)
         failed += [script] * (done.returncode != 0)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

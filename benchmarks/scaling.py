@@ -1,8 +1,8 @@
-"""Two processes on a CPU against one: images per second of training, on the demo's images.
+"""Compare the training speed of one and two processes on a CPU, on the images of the demo.
 
-``python benchmarks/scaling.py`` trains the same few epochs in turn by one process with one thread, by one
-with two threads, and by two with one thread each; prints a table and writes JSON. A speed is the
-median epoch's, so that starting is not counted.
+``python benchmarks/scaling.py`` trains the same few epochs in turn with one process of one thread, one process of
+two threads, and two processes of one thread each; prints a table and writes JSON. A speed is that of the median
+epoch, so that the start does not count.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import write
 
-from afa.results.figures import format_table
+from afa.results.text import format_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,11 +26,11 @@ SIDES = {
     "1 process, 2 threads": (1, 2),
     "2 processes, 1 thread each": (2, 1),
 }
-"""Name -> processes, threads of each."""
+"""Name -> number of processes, threads of each process."""
 
 
 def images_per_second(processes: int, threads: int, *, steps: int, image_size: int) -> float:
-    """The speed of one run."""
+    """Training speed of one run."""
     with tempfile.TemporaryDirectory(prefix="afa_scaling_") as outpath:
         run = [
             str(ROOT / "main.py"),
@@ -62,11 +62,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/scaling.json"))
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     speeds: dict[str, list[float]] = {name: [] for name in SIDES}
-    for _ in range(words.repeats):
-        for name, side in SIDES.items():  # in turn: a shared machine's speed drifts
-            speeds[name].append(images_per_second(*side, steps=words.steps, image_size=words.image_size))
+    for _ in range(arguments.repeats):
+        for name, side in SIDES.items():  # in turn: the speed of a shared machine drifts
+            speeds[name].append(images_per_second(*side, steps=arguments.steps, image_size=arguments.image_size))
     base = next(iter(SIDES))
     results = {
         name: {
@@ -75,10 +75,10 @@ def main() -> None:
         }
         for name, own in speeds.items()
     }
-    rows = [[name, f"{f['images_per_second']:.1f}", f"{f['ratio']:.2f}"] for name, f in results.items()]
+    rows = [[name, f"{result['images_per_second']:.1f}", f"{result['ratio']:.2f}"] for name, result in results.items()]
     print(format_table(["AST, MobileNetV2", "images/s", f"times {base}"], rows))
-    told = {"repeats": words.repeats, "steps": words.steps, "image_size": words.image_size}
-    write(words.json, **told, results=results)
+    options = {"repeats": arguments.repeats, "steps": arguments.steps, "image_size": arguments.image_size}
+    write(arguments.json, **options, results=results)
 
 
 if __name__ == "__main__":

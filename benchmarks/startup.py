@@ -1,6 +1,6 @@
-"""Seconds until the program answers: its help, a config error, the first step of a warm demo.
+"""Time the start of the program: until the help text, a config error, and the first step of a warm demo.
 
-*Warm*: the demo was started before, so the files and, with ``cache = disk``, the decoded images are at hand.
+*Warm*: the demo was started before, so the system has cached the files, and ``cache = disk`` the decoded images.
 """
 
 import argparse
@@ -13,23 +13,29 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import cost, median, write
 
-from afa.results.figures import format_table
+from afa.results.text import format_table
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"python main.py --help": 1.0, "a config error": 2.0, "the demo's first step, warm": 10.0}
-"""What is promised, in seconds."""
+"""Longest time that the project accepts, in seconds."""
 
 
-def run_to_its_end(*words: str) -> None:
-    """That it fails is no matter."""
-    subprocess.run([sys.executable, "main.py", *words], cwd=ROOT, capture_output=True, check=False)
+def run_to_the_end(*arguments: str) -> None:
+    """Run the program and ignore its exit status."""
+    subprocess.run([sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, check=False)
 
 
 def run_to_the_first_step(folder: Path) -> None:
-    """Until ``experiment.log`` tells of the demo's first step, in a run folder of its own."""
+    """Run the demo in a new run folder until ``experiment.log`` contains its first step."""
     outpath, cache = tempfile.mkdtemp(dir=folder), folder / "cache"
-    words = ["hocon_config/demo/ast.hocon", f"outpath={outpath}", "print_freq=1", "cache=disk", f"cache_dir={cache}"]
-    run = subprocess.Popen([sys.executable, "main.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    arguments = [
+        "hocon_config/demo/ast.hocon",
+        f"outpath={outpath}",
+        "print_freq=1",
+        "cache=disk",
+        f"cache_dir={cache}",
+    ]
+    run = subprocess.Popen([sys.executable, "main.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
     log = Path(outpath) / "demo_ast" / "experiment.log"
     try:
         while not (log.exists() and " step 1/" in log.read_text()):
@@ -45,20 +51,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/startup.json"))
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="afa_startup_") as folder:
         run_to_the_first_step(Path(folder))
         works = (
-            lambda: run_to_its_end("--help"),
-            lambda: run_to_its_end("hocon_config/demo/ast.hocon", "no_such_key=1"),
+            lambda: run_to_the_end("--help"),
+            lambda: run_to_the_end("hocon_config/demo/ast.hocon", "no_such_key=1"),
             lambda: run_to_the_first_step(Path(folder)),
         )
         seconds = {
-            name: median([cost(work) for _ in range(words.repeats)]) for name, work in zip(LIMITS, works, strict=True)
+            name: median([cost(work) for _ in range(arguments.repeats)])
+            for name, work in zip(LIMITS, works, strict=True)
         }
     rows = [[name, f"{value.wall:.2f}", f"{value.cpu:.2f}", f"{LIMITS[name]:g}"] for name, value in seconds.items()]
-    print(format_table(["start-up", "seconds", "CPU s", "promised"], rows))
-    write(words.json, repeats=words.repeats, seconds=seconds)
+    print(format_table(["start-up", "seconds", "CPU s", "limit"], rows))
+    write(arguments.json, repeats=arguments.repeats, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""AFA as a textbook would have it: the side that every figure is compared with.
+"""AFA as a textbook would implement it: the side that all results are compared with.
 
-Plain PyTorch, eager, NCHW, float32: forward hooks, losses with ``norm() ** 2``, the whole source network run, torch's
-default SGD, losses read at each step; torchvision's Pillow transforms in a DataLoader of four processes.
+Plain PyTorch, eager, NCHW, float32: forward hooks, losses with ``norm() ** 2``, the complete source network, torch's
+default SGD, losses read at each step; torchvision's Pillow transforms in a DataLoader with four processes.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,22 +44,22 @@ class ChannelAttention(nn.Module):
 
 
 def spatial_loss(d: Tensor, weights: Tensor) -> Tensor:
-    """Eq. 6 as released."""
+    """Eq. 6 with the factors of the authors' release."""
     batch, positions = weights.shape
     return (positions * weights.unsqueeze(1) * d.flatten(2)).norm() ** 2 / (2 * batch)
 
 
 def channel_loss(d: Tensor, weights: Tensor) -> Tensor:
-    """Eq. 8 as released."""
+    """Eq. 8 with the factors of the authors' release."""
     batch, channels = weights.shape
     return channels * (weights * d.flatten(2).norm(dim=2) ** 2).sum() / (2 * batch)
 
 
-PARTS = {"ast": (SpatialAttention, spatial_loss), "act": (ChannelAttention, channel_loss)}
+METHODS = {"ast": (SpatialAttention, spatial_loss), "act": (ChannelAttention, channel_loss)}
 
 
 class Trainer:
-    """Two whole networks and a step."""
+    """Two complete networks and a training step."""
 
     def __init__(
         self, source: nn.Module, target: nn.Module, layers: Iterable[str], method: str, alpha: float, size: int
@@ -72,7 +72,7 @@ class Trainer:
                 network.get_submodule(layer).register_forward_hook(self._keep(name, layer))
         with torch.no_grad():
             source(torch.zeros(1, 3, size, size, device=device))
-        build, self.loss = PARTS[method]
+        build, self.loss = METHODS[method]
         shapes = [self.maps["source"][layer].shape for layer in self.layers]
         self.attention = nn.ModuleList(build(shape[1], shape[2]) for shape in shapes).to(device)
         parameters = [*target.parameters(), *self.attention.parameters()]
@@ -104,7 +104,7 @@ class Trainer:
 
 
 def test_loader(folder: Path, batch: int, *, ten_crops: bool) -> DataLoader:
-    """Test images, (B, 3, 224, 224) or (B, 10, 3, 224, 224), each decoded at each use by four processes."""
+    """Test images, (B, 3, 224, 224) or (B, 10, 3, 224, 224), decoded at each use by four processes."""
     normalised = transforms.Compose([transforms.ToTensor(), transforms.Normalize(*IMAGENET)])
     crops = [transforms.TenCrop(224), transforms.Lambda(lambda views: torch.stack([normalised(v) for v in views]))]
     resize = transforms.Resize(256) if ten_crops else transforms.Resize((256, 256))
@@ -116,11 +116,11 @@ def test_loader(folder: Path, batch: int, *, ten_crops: bool) -> DataLoader:
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
     """Top-1 in percent; the logits of ten crops are averaged."""
     network.eval()
-    correct = seen = 0
+    correct = count = 0
     for images, labels in batches:
         views = images.to(device)
         logits = network(views.flatten(0, -4))
         logits = logits.view(len(labels), -1, logits.shape[1]).mean(1)
         correct += (logits.argmax(1).cpu() == labels).sum().item()
-        seen += len(labels)
-    return 100 * correct / seen
+        count += len(labels)
+    return 100 * correct / count

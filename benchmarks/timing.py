@@ -1,4 +1,4 @@
-"""Sides timed in turn, A B A B ..., and compared pair by pair: a shared machine's speed drifts by factors."""
+"""Time several sides in turn, A B A B ..., and compare them pair by pair: the speed of a shared machine drifts."""
 
 import json
 import resource
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from afa.training.environment import environment
+from afa.machine.environment import environment
 
 Work = Callable[[], object]
 CPU = torch.device("cpu")
 
 
 class Cost(NamedTuple):
-    """Seconds by the clock, and of all processors: of this process and of those that it started and that have ended."""
+    """Wall-clock seconds, and CPU seconds of this process and of its children that have ended."""
 
     wall: float
     cpu: float
@@ -32,26 +32,26 @@ def _now() -> Cost:
 
 
 def cost(work: Work, device: torch.device = CPU, rounds: int = 1) -> Cost:
-    """What ``work`` takes, its work on a card included; the mean of ``rounds``."""
-    begun = _now()
+    """Mean cost of ``rounds`` calls of ``work``, including its work on a GPU."""
+    start = _now()
     for _ in range(rounds):
         work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    ended = _now()
-    return Cost((ended.wall - begun.wall) / rounds, (ended.cpu - begun.cpu) / rounds)
+    end = _now()
+    return Cost((end.wall - start.wall) / rounds, (end.cpu - start.cpu) / rounds)
 
 
 class Side:
-    """Work in a process of its own, which waits while others are timed; called, it works once and says what it took.
+    """Work in a separate process, which waits while other sides are timed. A call does the work and returns its cost.
 
-    So what one side does to its process (how it takes memory from the system, its threads) does not help the other, and
-    its peak memory is its own. To be closed at the end, as a ``with`` block does.
+    The state of one process (memory taken from the system, threads) therefore does not affect another
+    side, and each side has its own peak memory. Use it as a context manager.
 
     Args:
-        build: returns the work; a function of a module, as the process has to import it.
+        build: returns the work; a function at module level, because the process has to import it.
         arguments: of ``build``.
-        rounds: how often the work is done a call.
+        rounds: how often one call does the work.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Side:
         return self._process.submit(_cost_of_prepared, self._device, self._rounds).result()
 
     def peak_gib(self) -> float:
-        """Memory so far at most: all of the process on a CPU, what torch took on a card."""
+        """Peak memory: of the entire process on a CPU, allocated by torch on a GPU."""
         return self._process.submit(_peak_gib, self._device).result()
 
     def __enter__(self) -> Self:
@@ -77,11 +77,13 @@ class Side:
 
 
 _prepared: list[Work] = []
-"""The work of this process, where it is a side's."""
+"""The work of this process, if it belongs to a side."""
 
 
 def _prepare(build: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
-    set_start_method(None, force=True)  # a DataLoader's processes start as they would without us, not as this one did
+    set_start_method(
+        None, force=True
+    )  # a DataLoader must start its processes in the default way, not as this one was started
     _prepared.append(build(*arguments))
 
 
@@ -96,7 +98,7 @@ def _peak_gib(device: torch.device) -> float:
 
 
 def in_turn(sides: Mapping[str, Callable[[], Cost]], repeats: int, warm_up: int = 1) -> dict[str, list[Cost]]:
-    """Name -> costs, after ``warm_up`` rounds that are not counted."""
+    """Name of the side -> its costs in ``repeats`` rounds, after ``warm_up`` rounds that do not count."""
     costs: dict[str, list[Cost]] = {name: [] for name in sides}
     for round_ in range(warm_up + repeats):
         for name, side in sides.items():
@@ -107,7 +109,7 @@ def in_turn(sides: Mapping[str, Callable[[], Cost]], repeats: int, warm_up: int 
 
 
 def ratio(slow: list[Cost], fast: list[Cost]) -> Cost:
-    """Medians of ``slow`` over ``fast``, pair by pair."""
+    """Medians of the ratios ``slow`` / ``fast``, computed pair by pair."""
     pairs = list(zip(slow, fast, strict=True))
     return Cost(
         statistics.median(s.wall / f.wall for s, f in pairs), statistics.median(s.cpu / f.cpu for s, f in pairs)
@@ -119,7 +121,7 @@ def median(costs: list[Cost]) -> Cost:
 
 
 def against_textbook(costs: Mapping[str, list[Cost]], images: int) -> dict[str, float]:
-    """Speeds by the clock and ratios of the sides ``textbook`` and ``ours``, which take ``images`` a round."""
+    """Wall-clock speeds and ratios of the sides ``textbook`` and ``ours``; a round processes ``images`` images."""
     times = ratio(costs["textbook"], costs["ours"])
     return {
         "textbook_images_per_second": images / median(costs["textbook"]).wall,
@@ -129,9 +131,9 @@ def against_textbook(costs: Mapping[str, list[Cost]], images: int) -> dict[str, 
     }
 
 
-def write(path: Path, device: torch.device = CPU, **figures: Any) -> None:
-    """JSON, with the machine and the command."""
+def write(path: Path, device: torch.device = CPU, **results: Any) -> None:
+    """Write the results as JSON, with the machine and the command."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"environment": environment(device, " ".join(sys.argv)), "threads": torch.get_num_threads(), **figures}
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    content = {"environment": environment(device, " ".join(sys.argv)), "threads": torch.get_num_threads(), **results}
+    path.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written to {path}")

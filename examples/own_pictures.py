@@ -1,6 +1,6 @@
-"""Both stages of AFA on a folder of pictures, from Python: ``python examples/own_pictures.py FOLDER [key=value ...]``.
+"""Train both stages of AFA on a folder of pictures: ``python examples/own_pictures.py FOLDER [key=value ...]``.
 
-FOLDER holds a folder of pictures for each class. The words override the config's settings.
+FOLDER contains one folder of pictures for each class. ``key=value`` arguments override the settings of the config.
 """
 
 import sys
@@ -12,10 +12,10 @@ import afa
 CONFIG = "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon"
 
 
-def main(pictures: Path, words: list[str]) -> None:
-    # Four fifths of each class are trained on, one fifth tests.
+def main(pictures: Path, overrides: list[str]) -> None:
+    # Four fifths of each class become training images, one fifth test images.
     afa.prepare(afa.PrepareSettings(prepare="from_folder", archive=str(pictures), target_data_dir="data"))
-    settings = afa.load_settings(CONFIG, ["target_data_dir=data", f"target_dataset={pictures.name}", *words])
+    settings = afa.load_settings(CONFIG, ["target_data_dir=data", f"target_dataset={pictures.name}", *overrides])
     result = afa.run(settings)
     print(f"top-1 after both stages: {result['last_test_top1']['mean']:.1f} %")
 

@@ -1,4 +1,4 @@
-"""docs/your-own-data.md as a newcomer follows it: every command as it stands on the page."""
+"""docs/your-own-data.md: every command of the page works as written."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/your-own-data.md").read_text(encoding="utf-8")
 
 
-def test_the_tables_of_keys_are_those_of_the_program():
+def test_the_tables_of_keys_are_up_to_date():
     sys.path.insert(0, str(ROOT / "docs"))
     from config_table import task_tables
 
@@ -21,7 +21,7 @@ def test_the_tables_of_keys_are_those_of_the_program():
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_does_what_it_says(tmp_path):
+def test_every_command_of_the_page_works(tmp_path):
     for name in ("main.py", "afa", "demo", "examples", "hocon_config"):
         (tmp_path / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""A checkpoint of a network with random weights, as a run leaves it."""
+"""A checkpoint of a network with random weights, as a run writes it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.conftest import CLASSES
 
 @pytest.fixture
 def make_checkpoint(tmp_path) -> Callable[..., Path]:
-    """``make_checkpoint(backbone="resnet50", augmentation="improved")`` -> its file."""
+    """``make_checkpoint(backbone="resnet50", augmentation="improved")`` -> path of the checkpoint."""
 
     def make(backbone: str = "mobilenet_v2", augmentation: str = "default", image_size: int = 64) -> Path:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The attention shown is the one that trained: its own modules, on the source that it read."""
+"""The attention that is shown is the one that was trained: its own modules, on the source of its stage."""
 
 from pathlib import Path
 
@@ -8,22 +8,28 @@ import torch
 from afa.command_line import main
 from afa.config.hocon import load_settings
 from afa.errors import CheckpointError
-from afa.inference.attention_maps import attention_maps, centre_views
 from afa.inference.classifier import load_classifier
+from afa.inference.trained_attention import attention_maps, centre_views
+from afa.results.run_folder import StageFolder
 from afa.training.checkpoint import load_checkpoint
-from afa.training.setup import Start, build_learner, source_start
+from afa.training.learner import Start, build_learner, source_start
 from tests.conftest import CLASSES, ROOT
 
 AFA = str(ROOT / "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon")
+ONE_STAGE = str(ROOT / "tests/tiny.hocon")
 
 
 @pytest.fixture(scope="module")
 def runs(words_for, tmp_path_factory) -> Path:
-    """Two runs of two stages, ``afa`` and ``kept``, and one of L2, ``l2``."""
+    """``afa``, ``kept``: two stages; ``first``, then ``second`` and ``both``: two repeats; ``l2``: no attention."""
     words = words_for(tmp_path_factory.mktemp("attention"))
     assert main([AFA, *words, "exp_id=afa"]) == 0
     assert main([AFA, *words, "exp_id=kept", "second_stage.keep_source=true"]) == 0
-    assert main([str(ROOT / "tests/tiny.hocon"), *words, "reg_type=l2", "exp_id=l2", "max_iter=3"]) == 0
+    repeated = [*words, "alpha=0.01", "repeat=2", "max_iter=3"]
+    assert main([ONE_STAGE, *repeated, "exp_id=first"]) == 0
+    assert main([ONE_STAGE, *repeated, "exp_id=second", "pre_trained_path=first", "reg_type=act"]) == 0
+    assert main([AFA, *repeated, "exp_id=both", "pre_trained_path=first"]) == 0
+    assert main([ONE_STAGE, *words, "reg_type=l2", "exp_id=l2", "max_iter=3"]) == 0
     return Path(words[2].removeprefix("outpath="))
 
 
@@ -32,20 +38,28 @@ def images(data_dir: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("run", "stage", "kind", "source"),
-    [("afa", 1, "spatial", None), ("afa", 2, "channel", "afa/stage_1"), ("kept", 2, "channel", None)],
+    ("run", "folder", "kind", "source"),
+    [
+        ("afa", "stage_1", "spatial", None),
+        ("afa", "stage_2", "channel", "afa/stage_1"),
+        ("kept", "stage_2", "channel", None),
+        ("second", "repeat_1", "channel", "first/repeat_1"),
+        ("second", "repeat_2", "channel", "first/repeat_2"),
+        ("both", "repeat_2/stage_1", "spatial", "first/repeat_2"),
+        ("both", "repeat_2/stage_2", "channel", "both/repeat_2/stage_1"),
+    ],
 )
-def test_it_is_that_of_the_stage(runs, data_dir, run, stage, kind, source):
-    path = runs / run / f"stage_{stage}/check_point/best.pth"
+def test_it_is_that_of_the_stage(runs, data_dir, run, folder, kind, source):
+    path = StageFolder(runs / run / folder).best
     classifier = load_classifier(path, gpu_id="cpu")
     found = attention_maps(classifier, images(data_dir))
     settings = load_settings(runs / run / "settings.log")
     start = source_start(settings.backbone)
     if source:
-        start = Start(load_checkpoint(runs / source / "check_point/best.pth").model, source, with_head=False)
+        start = Start(load_checkpoint(StageFolder(runs / source).best).model, source, with_head=False)
     learner = build_learner(
         settings.backbone,
-        settings.stages[stage - 1],
+        settings.stages[-1 if folder.endswith("stage_2") else 0],
         start=start,
         num_classes=len(CLASSES),
         image_size=32,
@@ -54,7 +68,7 @@ def test_it_is_that_of_the_stage(runs, data_dir, run, stage, kind, source):
     )
     learner.objective.load_state_dict(load_checkpoint(path).attention)
     _, views = centre_views(classifier, images(data_dir))
-    maps = learner.source(views)
+    maps = learner.source(views).maps
     attentions = learner.objective.terms[0].attentions
     assert [one.layer for one in found] == list(learner.target.aligned_layers)
     for one, attend, source_map in zip(found, attentions, maps, strict=True):
@@ -68,8 +82,8 @@ def test_a_method_without_attention_has_none(runs, data_dir):
     assert attention_maps(load_classifier(runs / "l2", gpu_id="cpu"), images(data_dir)) == []
 
 
-def test_a_stage_whose_source_is_gone_is_one_line(runs, data_dir):
-    first = runs / "afa/stage_1/check_point/best.pth"
+def test_a_missing_source_is_one_line(runs, data_dir):
+    first = StageFolder(runs / "afa/stage_1").best
     first.rename(first.with_suffix(".away"))
     try:
         with pytest.raises(CheckpointError, match=r"stage_1/check_point/best.pth: no such file"):

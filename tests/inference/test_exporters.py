@@ -1,4 +1,4 @@
-"""Exported networks give PyTorch's logits for any number of images, by the very code that their card shows."""
+"""Exported networks give PyTorch's logits for any number of images, with the code that the model card shows."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from afa.command_line import main
 from afa.data.images import read_image
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from afa.inference.classifier import load_classifier
-from afa.inference.export import Deployed
+from afa.inference.exporters import Deployed
 from tests.conftest import CLASSES
 
 
@@ -24,16 +24,24 @@ def code_of(folder: Path) -> str:
     return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
 
 
-def test_the_exported_graph_normalises_as_the_program_does():
+def test_the_exported_graph_normalises_as_a_run_does():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     assert torch.equal(Deployed(torch.nn.Identity())(pixels), normalise(pixels))
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors"])
-def test_the_cards_own_code_gives_the_classifiers_logits(
-    kind, make_checkpoint, data_dir, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("kind", "backbone", "image_size"),
+    [
+        ("onnx", "mobilenet_v2", 32),
+        ("torch_export", "mobilenet_v2", 32),
+        ("safetensors", "mobilenet_v2", 32),
+        ("safetensors", "inception_v3", 80),  # its auxiliary head keeps the 1,000 classes of the source
+    ],
+)
+def test_the_code_in_the_model_card_gives_the_logits_of_the_classifier(
+    kind, backbone, image_size, make_checkpoint, data_dir, tmp_path, monkeypatch, capsys
 ):
-    path, folder = make_checkpoint(image_size=32), tmp_path / "exported"
+    path, folder = make_checkpoint(backbone, image_size=image_size), tmp_path / "exported"
     assert export(path, kind, folder) == 0, capsys.readouterr().err
     classifier = load_classifier(path, gpu_id="cpu")
     images = sorted((data_dir / "tiny/test").glob("*/*.png"))[:5]
@@ -56,7 +64,7 @@ def test_the_cards_own_code_gives_the_classifiers_logits(
         assert capsys.readouterr().out.splitlines()[-1] == CLASSES[expected.logits[0].argmax()]
 
 
-def test_the_metadata_and_the_card_say_what_a_user_must_know(make_checkpoint, tmp_path):
+def test_the_metadata_and_the_model_card_are_complete(make_checkpoint, tmp_path):
     from safetensors import safe_open
 
     assert export(make_checkpoint(), "safetensors", tmp_path / "out") == 0
@@ -71,7 +79,7 @@ def test_the_metadata_and_the_card_say_what_a_user_must_know(make_checkpoint, tm
     )
     card = (tmp_path / "out/README.md").read_text()
     assert "50.00 % on the test images" in card
-    assert "selected on what they are measured on" in card
+    assert "selected on the images that it is measured on" in card
     assert "73 x 73 pixels" in card
 
 
@@ -89,10 +97,26 @@ def test_an_older_export_is_kept(make_checkpoint, tmp_path):
     ]
 
 
-def test_missing_packages_are_said(make_checkpoint, tmp_path, monkeypatch, capsys):
-    from afa.inference import export as module
+def test_a_failed_export_leaves_the_older_one(make_checkpoint, tmp_path, monkeypatch, capsys):
+    from afa.inference import exporters
 
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    path, folder = make_checkpoint(), tmp_path / "out"
+    assert export(path, "safetensors", folder) == 0
+    before = {item.name: item.read_bytes() for item in folder.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(exporters, "save_file", fail)
+    assert export(path, "safetensors", folder) == 1
+    assert "mobilenet_v2 cannot be exported to this format: no such operator" in capsys.readouterr().err
+    assert {item.name: item.read_bytes() for item in folder.iterdir()} == before
+
+
+def test_missing_packages_are_named(make_checkpoint, tmp_path, monkeypatch, capsys):
+    from afa.inference import exporters
+
+    monkeypatch.setattr(exporters, "find_spec", lambda name: None)
     assert export(make_checkpoint(), "onnx", tmp_path / "out") == 2
-    assert capsys.readouterr().err == "format=onnx needs more: pip install onnx onnxscript\n"
+    assert capsys.readouterr().err == "format=onnx needs more packages: pip install onnx onnxscript\n"
     assert not (tmp_path / "out").exists()

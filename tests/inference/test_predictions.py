@@ -1,4 +1,4 @@
-"""Predictions: the evaluation's own, from a checkpoint alone, whatever lies beside the images."""
+"""Predictions need only a checkpoint, equal those of an evaluation bit for bit, and skip files that are not images."""
 
 import csv
 import json
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from afa.command_line import main
+from afa.commands.evaluation import prepare_evaluation
 from afa.data.images import read_image
 from afa.errors import DataError
 from afa.inference.classifier import load_classifier
 from afa.networks.build import build_network
 from afa.results.journal import Journal
 from afa.training.engine import predict
-from afa.training.evaluation import prepare_evaluation
 from tests.conftest import CLASSES
 
 
@@ -24,7 +24,7 @@ from tests.conftest import CLASSES
     ("backbone", "augmentation"), [("resnet50", "default"), ("mobilenet_v2", "default"), ("mobilenet_v2", "improved")]
 )
 def test_a_prediction_is_the_evaluations_bit_for_bit(make_checkpoint, settings_for, tmp_path, backbone, augmentation):
-    """Alone, in twos or all at once, in any order: libraries choose kernels by the number of images."""
+    """For any batch size and order, although libraries choose kernels by the number of images."""
     path = make_checkpoint(backbone, augmentation)
     settings = settings_for(
         mode="eval", base_model_name=backbone, pre_trained_path=path, image_size=64, data_aug=augmentation
@@ -35,30 +35,30 @@ def test_a_prediction_is_the_evaluations_bit_for_bit(make_checkpoint, settings_f
     classifier = load_classifier(path, gpu_id="cpu")
     paths = evaluation.loader.folder.paths
     for batch_size in (1, 2, 64):
-        parts = list(classifier.logits(paths, batch_size))
-        assert torch.equal(torch.cat([part.logits for part in parts]), expected)
+        batches = classifier.logits(paths, batch_size)
+        assert torch.equal(torch.cat([batch.logits for batch in batches]), expected)
     (backwards,) = classifier.logits(paths[::-1])
     assert torch.equal(backwards.logits.flip(0), expected)
 
 
 @pytest.fixture
 def pictures(data_dir, tmp_path) -> Path:
-    """Five pictures in two folders, a text called .jpg, a hidden file."""
+    """Five pictures in two folders, a text file with the suffix .jpg, a hidden file."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
     for index, path in enumerate(sorted((data_dir / "tiny/test").glob("*/*.png"))[:5]):
         read_image(path).save(folder / ("more" if index % 2 else "") / f"{index}.jpg")
-    (folder / "note.jpg").write_text("no picture")
+    (folder / "note.jpg").write_text("not a picture")
     (folder / ".DS_Store").write_text("hidden")
     return folder
 
 
-def predict_words(path: Path, wanted: Path | str, tmp_path: Path) -> list[str]:
+def predict_command(path: Path, wanted: Path | str, tmp_path: Path) -> list[str]:
     return ["mode=predict", f"pre_trained_path={path}", f"input={wanted}", f"output={tmp_path / 'out'}", "gpu_id=cpu"]
 
 
-def test_a_folder_is_predicted_and_what_is_no_image_is_named(make_checkpoint, pictures, tmp_path, capsys):
-    assert main(predict_words(make_checkpoint(), pictures, tmp_path)) == 0
+def test_images_in_a_folder_are_predicted_and_other_files_are_named(make_checkpoint, pictures, tmp_path, capsys):
+    assert main(predict_command(make_checkpoint(), pictures, tmp_path)) == 0
     out = capsys.readouterr().out
     assert f"skipped {pictures / 'note.jpg'}: not an image" in out
     assert "5 images, 1 skipped" in out
@@ -76,25 +76,25 @@ def test_a_folder_is_predicted_and_what_is_no_image_is_named(make_checkpoint, pi
 
 def test_a_pattern_and_a_single_image(make_checkpoint, pictures, tmp_path, capsys):
     path = make_checkpoint()
-    assert main(predict_words(path, f"{pictures}/**/[03].jpg", tmp_path)) == 0
+    assert main(predict_command(path, f"{pictures}/**/[03].jpg", tmp_path)) == 0
     assert "2 images, 0 skipped" in capsys.readouterr().out
     before = (tmp_path / "out/predictions.csv").read_bytes()
-    assert main(predict_words(path, pictures / "0.jpg", tmp_path)) == 0
+    assert main(predict_command(path, pictures / "0.jpg", tmp_path)) == 0
     assert "1 images, 0 skipped" in capsys.readouterr().out
     assert (tmp_path / "out/predictions.old-1.csv").read_bytes() == before
 
 
-def test_a_name_that_is_no_text_or_steers_a_terminal_is_written_as_text(make_checkpoint, pictures, tmp_path, capsys):
+def test_unprintable_file_names_are_escaped(make_checkpoint, pictures, tmp_path, capsys):
     strange = b"\x1b[2J\xff.jpg"
     (pictures / "0.jpg").rename(pictures / os.fsdecode(strange))
-    assert main(predict_words(make_checkpoint(), pictures, tmp_path)) == 0
+    assert main(predict_command(make_checkpoint(), pictures, tmp_path)) == 0
     assert "\x1b" not in capsys.readouterr().out
     paths = [image["path"] for image in json.loads((tmp_path / "out/predictions.json").read_text())["images"]]
     assert str(pictures / r"\x1b[2J\udcff.jpg") in paths
 
 
 def test_no_image_at_all_is_an_error_and_writes_nothing(make_checkpoint, pictures, tmp_path, capsys):
-    assert main(predict_words(make_checkpoint(), pictures / "note.jpg", tmp_path)) == 1
+    assert main(predict_command(make_checkpoint(), pictures / "note.jpg", tmp_path)) == 1
     assert "no image could be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -109,13 +109,13 @@ def test_from_python_a_bad_image_raises(make_checkpoint, pictures):
 
 @pytest.fixture
 def released(tmp_path) -> Path:
-    """A checkpoint that holds weights alone."""
+    """A checkpoint that contains only weights."""
     torch.save({"model": build_network("mobilenet_v2", 3).state_dict()}, tmp_path / "released.pth")
     return tmp_path / "released.pth"
 
 
-def test_a_released_checkpoint_needs_its_networks_name(released, pictures, tmp_path, capsys):
-    command = predict_words(released, pictures / "0.jpg", tmp_path)
+def test_a_released_checkpoint_needs_the_name_of_its_network(released, pictures, tmp_path, capsys):
+    command = predict_command(released, pictures / "0.jpg", tmp_path)
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "base_model_name=<name>" in error
@@ -129,7 +129,7 @@ def test_a_released_checkpoint_needs_its_networks_name(released, pictures, tmp_p
     assert [guess["class"] for guess in named] == [CLASSES[int(guess["class"])] for guess in numbered]
     (tmp_path / "classes.txt").write_text("one\ntwo")
     assert main([*command, "base_model_name=mobilenet_v2", f"classes_file={tmp_path / 'classes.txt'}"]) == 1
-    assert "its head has 3 classes; 2 names are given" in capsys.readouterr().err
+    assert "its head has 3 classes, but there are 2 class names" in capsys.readouterr().err
 
 
 def test_a_run_is_found_by_its_name(make_checkpoint, pictures, tmp_path):

@@ -1,0 +1,116 @@
+"""``mode=export``: a trained network as one file for other programs, with metadata and a model card."""
+
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torchvision.models import get_model
+
+from afa.config.tasks import ExportSettings
+from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from afa.errors import AFAError, ConfigError, one_line
+from afa.files import keep_old, replace_file, write_json, write_text
+from afa.inference.classifier import Classifier, load_classifier, read_classes
+from afa.inference.model_card import CARD, METADATA, card_text, metadata, torchvision_options
+
+
+class Deployed(nn.Module):
+    """Pixels -> logits: the normalisation of ``data.transforms.normalise``, then the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor([[[value]] for value in IMAGENET_MEAN]))
+        self.register_buffer("std", torch.tensor([[[value]] for value in IMAGENET_STD]))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S), RGB -> (B, K) logits."""
+        return self.network((pixels.float() / 255 - self.mean) / self.std)
+
+
+def trace(classifier: Classifier) -> ExportedProgram:
+    """Graph of the network with its normalisation, on the CPU, for any number of images."""
+    size = classifier.preprocessing.image_size
+    # Two images: torch would treat a batch of one as a constant.
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    module = Deployed(classifier.target.network.cpu()).eval()
+    return torch.export.export(module, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}})
+
+
+def write_torch_export(classifier: Classifier, path: Path) -> None:
+    """Write a file for ``torch.export.load``."""
+    with warnings.catch_warnings(), path.open("wb") as file:
+        warnings.simplefilter("ignore")  # about weights that are not on the CPU; these are
+        torch.export.save(trace(classifier), file)
+
+
+def write_onnx(classifier: Classifier, path: Path) -> None:
+    """Write ONNX with the input ``pixels``, the output ``logits`` and the metadata."""
+    program = torch.onnx.export(
+        trace(classifier), dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False
+    )
+    assert program is not None  # it is None without dynamo
+    program.model.metadata_props.update(metadata(classifier))
+    program.save(path, external_data=False)
+
+
+def write_safetensors(classifier: Classifier, path: Path) -> None:
+    """Write the weights that evaluation uses, under torchvision's keys, and the metadata."""
+    with torch.device("meta"):
+        used = get_model(classifier.backbone, weights=None, **torchvision_options(classifier)).state_dict()
+    state = classifier.target.network.state_dict()
+    save_file({name: state[name].contiguous().cpu() for name in used}, path, metadata=metadata(classifier))
+
+
+FORMATS: dict[str, tuple[str, Callable[[Classifier, Path], None], tuple[str, ...]]] = {
+    "onnx": ("model.onnx", write_onnx, ("onnx", "onnxscript")),
+    "torch_export": ("model.pt2", write_torch_export, ()),
+    "safetensors": ("model.safetensors", write_safetensors, ()),
+}
+"""Format -> file name, function that writes it, packages that it requires in addition to those of AFA."""
+
+
+def export(settings: ExportSettings) -> None:
+    """Write the network, its metadata as JSON and its model card to ``settings.output``; older files are kept.
+
+    Raises:
+        AFAError: see its subclasses; also if a required package is not installed.
+    """
+    file, write_format, packages = FORMATS[settings.format]
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ConfigError(f"format={settings.format} needs more packages: pip install {' '.join(missing)}")
+    classifier = load_classifier(
+        settings.pre_trained_path,
+        outpath=settings.outpath,
+        gpu_id="cpu",
+        base_model_name=settings.base_model_name,
+        classes=read_classes(settings.classes_file),
+    )
+    folder = Path(settings.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file
+    kept: list[str] = []
+
+    def write(temporary: Path) -> None:
+        try:
+            write_format(classifier, temporary)
+        except Exception as error:  # the exporters raise nearly every type
+            raise AFAError(
+                f"{path}: {classifier.backbone} cannot be exported to this format: {one_line(error)}"
+            ) from error
+        # Only now: a failed export must leave the older one as it is.
+        kept.extend(old.name for old in map(keep_old, (path, folder / METADATA, folder / CARD)) if old)
+
+    replace_file(path, write)
+    write_json(folder / METADATA, metadata(classifier))
+    write_text(folder / CARD, card_text(classifier, file))
+    older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
+    print(f"{path}: exported; classes and preprocessing are in {METADATA}, the model card is {CARD}{older}")
