@@ -1,54 +1,95 @@
-"""Imports only go down: who reads one floor need not know those above it."""
+"""Imports only go down the layers, settings are checked without torch, and a name means one thing."""
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
-    "method": {"method", "errors"},
-    "networks": {"networks", "method", "errors"},
-    "data": {"data", "errors"},
-    "prepare": {"prepare", "data", "config", "results", "errors"},
-    "results": {"results", "errors"},
-    "config": {"config", "method", "networks", "data", "errors"},
-    "report": {"report", "inference", "training", "config", "results", "data", "networks", "method", "errors"},
-    "grid": {"grid", "report", "training", "config", "results", "data", "networks", "method", "errors"},
-    "training": {"training", "config", "results", "data", "networks", "method", "errors"},
-    "inference": {"inference", "training", "config", "results", "data", "networks", "method", "errors"},
-}
-WITHOUT_TORCH = [
+FILES = sorted(path for path in (ROOT / "afa").rglob("*.py") if path.name != "__init__.py")
+
+# Low to high. A module imports its own package and lower layers; packages of one layer do not import each other.
+LAYERS = (
+    ("errors", "fields"),
+    ("files",),
+    ("method",),
+    ("networks", "data", "results"),
+    ("config",),
+    ("preparation", "machine"),
+    ("training",),
+    ("commands",),
+    ("inference",),
+    ("report",),
+    ("entry",),
+    ("grid",),
+    ("command_line",),
+)
+WITHOUT_TORCH = (
     "errors.py",
+    "fields.py",
+    "files.py",
     "command_line.py",
-    "config",
+    "config/*.py",
     "method/catalogue.py",
     "networks/backbones.py",
     "data/folders.py",
-    "data/catalogue.py",
-    "prepare",
-]
+    "data/published.py",
+    "results/run_folder.py",
+    "results/outcomes.py",
+    "results/text.py",
+    "results/journal.py",
+    "preparation/*.py",
+    "machine/launch.py",
+    "machine/signals.py",
+)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports at its top level."""
+    """Modules that a file imports, at its top and within functions."""
     found = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
+            assert node.level == 0, "relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "afa").rglob("*/*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_only_go_down(path):
-    own = {module.split(".")[1] for module in imports(path) if module.startswith("afa.")}
-    assert own <= FLOORS[path.parent.name]
+    own = module_name(path).split(".")[1]
+    (layer,) = (number for number, names in enumerate(LAYERS) if own in names)
+    allowed = {own, *(name for names in LAYERS[:layer] for name in names)}
+    assert {module.split(".")[1] for module in imports(path) if module.startswith("afa.")} <= allowed
 
 
-@pytest.mark.parametrize("place", WITHOUT_TORCH)
-def test_settings_are_checked_without_torch(place):
-    path = ROOT / "afa" / place
-    for file in path.glob("*.py") if path.is_dir() else [path]:
-        assert not {m for m in imports(file) if m.split(".")[0] in ("torch", "torchvision")}, file
+def test_settings_are_checked_without_torch():
+    paths = [path for pattern in WITHOUT_TORCH for path in sorted((ROOT / "afa").glob(pattern))]
+    assert len(paths) > len(WITHOUT_TORCH)
+    script = "import importlib, sys\n" + "".join(
+        f"importlib.import_module('{module_name(path)}')\nassert 'torch' not in sys.modules, '{module_name(path)}'\n"
+        for path in paths
+        if path.name != "__init__.py"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+
+
+def test_no_two_modules_have_the_same_stem():
+    assert [stem for stem, count in Counter(path.stem for path in FILES).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_no_function_has_the_name_of_a_module_or_package(path):
+    modules = {other.stem for other in FILES} | {other.parent.name for other in FILES}
+    nodes = ast.walk(ast.parse(path.read_text()))
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert functions & modules == set()

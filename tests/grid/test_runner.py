@@ -1,6 +1,7 @@
-"""A grid at work: what is missing is run, what fails is said, what was killed goes on."""
+"""Grids of runs: missing runs are trained, failures are reported, killed runs are resumed."""
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afa.command_line import main
-from afa.results.records import claim_folder
+from afa.files import claim_folder
 from afa.training import stage as stage_module
 from tests.processes import Program
 
@@ -17,7 +18,7 @@ GRID = "tests/grid/grid.hocon"
 
 @pytest.fixture
 def command(words: list[str], tmp_path: Path) -> Callable[..., list[str]]:
-    """The grid's four runs on the tiny data: an epoch of three steps a stage."""
+    """Arguments that run the grid's four runs on the tiny data: each stage is an epoch of three steps."""
 
     def build(*more: str, outpath: Path = tmp_path / "runs") -> list[str]:
         own = [word for word in words if not word.startswith(("max_iter", "target_dataset", "outpath"))]
@@ -35,9 +36,9 @@ def result(outpath: Path, cell: str) -> Path:
     return outpath / "small/MobileNetV2/tiny" / cell / "result.json"
 
 
-def test_a_killed_grid_gives_the_same_table_as_an_undisturbed_one(command, tmp_path, capsys) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(outpath=whole)) == 0
+def test_a_killed_grid_ends_with_the_same_table_as_an_undisturbed_one(command, tmp_path, capsys) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert main(command(outpath=undisturbed)) == 0
     program = Program(command("print_freq=1", outpath=killed), tmp_path)
     try:  # in stage two of the second run
         program.wait_for_line(result(killed, "AFA/seed_1").with_name("experiment.log"), "ACT epoch 1/1 step 1/3")
@@ -48,43 +49,44 @@ def test_a_killed_grid_gives_the_same_table_as_an_undisturbed_one(command, tmp_p
     written = result(killed, "l2/seed_1").stat().st_mtime_ns
     capsys.readouterr()
     assert main(command(outpath=killed)) == 0
-    assert "[1/4] MobileNetV2, tiny, l2, seed 1: done already" in capsys.readouterr().out
+    assert "[1/4] MobileNetV2, tiny, l2, seed 1: already done" in capsys.readouterr().out
     assert result(killed, "l2/seed_1").stat().st_mtime_ns == written
-    assert table(killed, command(outpath=killed)) == table(whole, command(outpath=whole))
+    assert table(killed, command(outpath=killed)) == table(undisturbed, command(outpath=undisturbed))
 
 
-def test_one_that_fails_is_said_in_a_line_and_the_others_go_on(command, data_dir, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("quiet", ["false", "true"])
+def test_a_failure_is_reported_and_the_other_runs_continue(command, data_dir, tmp_path, capsys, quiet) -> None:
     data = tmp_path / "data"
     for name in ("odd", "tiny"):
         shutil.copytree(data_dir / "tiny", data / name)
     shutil.rmtree(data / "odd/test")
     both = ['grid.datasets=["odd", "tiny"]', 'grid.methods=["l2"]', "grid.seeds=1", f"target_data_dir={data}"]
+    both += [f"quiet={quiet}"]
     assert main(command(*both)) == 1
     out = capsys.readouterr().out
-    assert out.count("[1/2] MobileNetV2, odd, l2, seed 1: ") == 2  # at once, and again at the end
+    assert out.count("[1/2] MobileNetV2, odd, l2, seed 1: ") == 2  # immediately, and again at the end
+    assert ("[2/2]" in out) == (quiet == "false")
     assert result(tmp_path / "runs", "l2/seed_1").exists()
     shutil.copytree(data_dir / "tiny/test", data / "odd/test")
     assert main(command(*both)) == 0
+    assert (capsys.readouterr().out == "") == (quiet == "true")
 
 
-def test_data_sets_that_are_not_there_are_left_out_and_named_once(command, tmp_path, capsys) -> None:
+def test_runs_of_missing_data_sets_are_skipped_and_these_named_once(command, tmp_path, capsys) -> None:
     some = command('grid.datasets=["nowhere", "tiny"]', 'grid.methods=["l2"]')
     assert main(some) == 1
     out = capsys.readouterr().out
-    assert out.splitlines()[0].startswith("nowhere: its runs are left out; target_dataset: no folder nowhere in ")
+    assert out.splitlines()[0].startswith("nowhere: its runs are skipped; target_dataset: no folder nowhere in ")
     assert "[2/2] MobileNetV2, tiny, l2, seed 2" in out
     assert not (tmp_path / "runs/small/MobileNetV2/nowhere").exists()
     assert main([*some, "target_data_dir=/nowhere"]) == 2
     assert "target_data_dir: no such folder: /nowhere" in capsys.readouterr().err
 
 
-def test_a_run_at_work_elsewhere_is_left_to_its_owner(command, tmp_path, capsys) -> None:
+def test_a_run_of_another_process_is_skipped(command, tmp_path, capsys) -> None:
     folder = result(tmp_path / "runs", "l2/seed_1").parent
     folder.mkdir(parents=True)
-    # Locks are a process's own: another one holds this.
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # a lock excludes other processes only
     ready, done = context.Event(), context.Event()
     owner = context.Process(target=hold, args=(str(folder), ready, done))
     owner.start()
@@ -94,7 +96,7 @@ def test_a_run_at_work_elsewhere_is_left_to_its_owner(command, tmp_path, capsys)
     finally:
         done.set()
         owner.join()
-    assert "MobileNetV2, tiny, l2, seed 1: left to its owner" in capsys.readouterr().out
+    assert "MobileNetV2, tiny, l2, seed 1: skipped, because another process is training it" in capsys.readouterr().out
     assert not result(tmp_path / "runs", "l2/seed_1").exists()
     assert result(tmp_path / "runs", "l2/seed_2").exists()
     assert main(command('grid.methods=["l2"]')) == 0
@@ -107,7 +109,7 @@ def hold(folder: str, ready, done) -> None:
         done.wait(120)
 
 
-def test_shards_together_run_everything(command, tmp_path, capsys) -> None:
+def test_shards_together_run_everything(command, tmp_path) -> None:
     one, other = (command('grid.methods=["l2"]', f"shard={k}/2") for k in (1, 2))
     assert main(one) == 0
     assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, False]
@@ -118,19 +120,36 @@ def test_shards_together_run_everything(command, tmp_path, capsys) -> None:
 def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path, capsys) -> None:
     words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 1e30]", "validation_fraction=0.5")
     assert main(words) == 0
-    place = result(tmp_path / "runs", "AFA/x").parents[1]
-    search = json.loads((place / "search/search.json").read_text())
+    folder = result(tmp_path / "runs", "AFA/x").parents[1]
+    search = json.loads((folder / "search/search.json").read_text())
     (stage,) = search["stages"]
     assert (stage["method"], stage["alpha"], search["selected_on"]) == ("AST", 0.01, "held_out")
     assert stage["tried"][1]["held_out_top1"] is None  # 1e30 is not finite
-    trial = json.loads((place / "search/stage_1_alpha_0.01/result.json").read_text())
+    trial = json.loads((folder / "search/stage_1_alpha_0.01/result.json").read_text())
     assert (trial["selected_on"], len(trial["repeats"][0])) == ("held_out", 1)
     for seed in (1, 2):
-        run = json.loads((place / f"seed_{seed}/result.json").read_text())
+        run = json.loads((folder / f"seed_{seed}/result.json").read_text())
         assert (run["selected_on"], run["data"]["held_out_fraction"]) == ("test", 0.0)
-        assert "alpha = 0.01" in (place / f"seed_{seed}/settings.log").read_text()
-    assert capsys.readouterr().out.count("not finite: ") == 2
+        assert "alpha = 0.01" in (folder / f"seed_{seed}/settings.log").read_text()
+    assert capsys.readouterr().out.count("not finite: ") == 1
     assert "0.01 / 0.02,held_out,2,2" in table(tmp_path / "runs", words)
+
+
+def test_overwrite_searches_once_more_for_all_seeds(command, tmp_path) -> None:
+    words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01]", "validation_fraction=0.5")
+    assert main(words) == 0
+    assert main([*words, "first_stage.lr=0.02"]) == 1  # made with other settings
+    assert main([*words, "first_stage.lr=0.02", "overwrite=true"]) == 0
+    folder = result(tmp_path / "runs", "AFA/x").parents[1]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "search",
+        "search.old-1",
+        "seed_1",
+        "seed_1.old-1",
+        "seed_2",
+        "seed_2.old-1",
+    ]
+    assert "lr = 0.02" in (folder / "seed_2/settings.log").read_text()
 
 
 def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:

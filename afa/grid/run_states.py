@@ -1,0 +1,94 @@
+"""State and results of a grid's runs, read from their folders."""
+
+import math
+from dataclasses import replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from afa.commands.finished_run import read_finished_run
+from afa.config.grid import Cell
+from afa.config.hocon import format_settings, load_settings
+from afa.config.settings import Settings, differences
+from afa.errors import AFAError
+from afa.method.catalogue import METHODS
+from afa.results.outcomes import StageResult
+from afa.results.run_folder import RunFolder
+
+
+class State(StrEnum):
+    """Progress of a run. A ``BROKEN`` run cannot be used: damaged, not finite, or made with other settings."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    MISSING = "missing"
+    BROKEN = "broken"
+
+
+class GridRun(NamedTuple):
+    """One run of a grid and the content of its folder.
+
+    Attributes:
+        problem: why the run is broken.
+        stages: results of each stage; this and the following attributes only of a run that is done.
+        images_per_class: training images per class.
+        alphas: of each stage that has one, as trained with.
+    """
+
+    cell: Cell
+    state: State
+    problem: str = ""
+    stages: tuple[StageResult, ...] = ()
+    images_per_class: float = math.nan
+    alphas: str = ""
+
+
+def read_run(cell: Cell) -> GridRun:
+    """Read the folder of one run. Never raises, whatever the folder contains."""
+    folder = RunFolder(cell.folder)
+    if not folder.settings_log.exists():
+        return GridRun(cell, State.MISSING)
+    try:
+        settings = _settings_of(folder, cell)
+        if not folder.result.exists():
+            return GridRun(cell, State.PARTIAL)
+        finished = read_finished_run(folder.path)
+        stages = tuple(stage.result for repeat in finished.repeats[:1] for stage in repeat)
+        scores = [score.test_top1 for stage in stages for score in (stage.best, stage.last)]
+        if not scores or not all(map(math.isfinite, scores)):
+            raise AFAError(f"{folder.result}: its accuracies are missing or not finite")
+        images_per_class = finished.result["data"]["train"]["images"] / finished.result["data"]["classes"]
+    except AFAError as error:
+        return GridRun(cell, State.BROKEN, problem="; ".join(error.lines))
+    except (KeyError, TypeError, ZeroDivisionError):
+        return GridRun(cell, State.BROKEN, problem=f"{folder.result}: damaged; delete it and run the grid again")
+    alphas = [stage.alpha for stage in settings.stages if METHODS[stage.method].needs_alpha]
+    return GridRun(cell, State.DONE, "", stages, images_per_class, " / ".join(f"{alpha:g}" for alpha in alphas))
+
+
+def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
+    """Settings that the run was made with.
+
+    Raises:
+        AFAError: they cannot be read, or differ from those of the grid.
+    """
+    wanted = cell.settings()
+    try:
+        if folder.settings_log.read_text(encoding="utf-8") == format_settings(wanted):
+            return wanted  # parsing a config takes long, and a table has hundreds
+    except (OSError, UnicodeDecodeError):
+        raise AFAError(f"{folder.settings_log}: cannot be read") from None
+    try:
+        found = load_settings(folder.settings_log)
+    except AFAError as error:
+        raise AFAError(f"{folder.path}: {' '.join(error.lines)}") from None
+    # A search is over once the run starts: the run must have one of the values that were to be tried.
+    stages = tuple(
+        replace(stage, alpha=other.alpha, search_alpha=()) if other.alpha in stage.search_alpha else stage
+        for stage, other in zip(wanted.stages, found.stages, strict=False)
+    )
+    if wanted.is_searched:
+        wanted = replace(wanted, stages=stages, data=replace(wanted.data, validation_fraction=0.0))
+    different = differences(found, wanted)
+    if different:
+        raise AFAError(f"{folder.path}: made with other settings ({'; '.join(different)})")
+    return found

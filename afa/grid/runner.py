@@ -1,0 +1,137 @@
+"""Commands of a config with a ``grid { }`` block: train the remaining runs, list them, or write their tables."""
+
+from collections.abc import Hashable, Sequence
+
+from afa.commands.alpha_search import choose_alphas
+from afa.commands.dry_run import Estimate, estimate_run
+from afa.config.grid import Cell, Grid
+from afa.config.schema import check_dataset
+from afa.config.settings import Settings
+from afa.entry import run
+from afa.errors import AFAError, BusyError, ConfigError, one_line
+from afa.grid.run_states import State, read_run
+from afa.grid.tables import write_tables
+from afa.machine.signals import StoppedError
+from afa.results.text import format_bytes, format_seconds
+
+
+def do_grid(grid: Grid) -> int:
+    """Do what the grid's options ask for; returns the exit status, 1 if a run failed.
+
+    Raises:
+        ConfigError: none of the data sets exists.
+        StoppedError: a signal arrived; the current run has saved its progress.
+    """
+    if grid.options.mode == "report":
+        for text in write_tables(grid):
+            _print(text)
+        return 0
+    if grid.grid.kind == "parameters":
+        _print("there is nothing to train; mode=report counts the parameters")
+        return 0
+    cells = shard(grid.cells, grid.options.shard)
+    if grid.options.dry_run:
+        list_runs(cells)
+        return 0
+    return train(cells)
+
+
+def shard(cells: Sequence[Cell], text: str) -> list[Cell]:
+    """Shard k of n, ``text`` being ``k/n``. The n shards are disjoint and together contain every cell.
+
+    Seeds that share a search for alpha stay in one shard.
+    """
+    k, n = map(int, text.split("/"))
+    units: dict[Hashable, list[Cell]] = {}
+    for cell in cells:
+        units.setdefault(cell.group if cell.first_seed.is_searched else cell.folder, []).append(cell)
+    return [cell for unit in list(units.values())[k - 1 :: n] for cell in unit]
+
+
+def train(cells: Sequence[Cell]) -> int:
+    """Train every run that is not done; returns the exit status, 1 if a run failed or was skipped.
+
+    A run that fails is reported in one line, immediately and again at the end, and the next run starts. Runs whose
+    data set is missing are skipped. ``quiet=true`` prints only failures.
+    """
+    quiet = all(cell.first_seed.run.quiet for cell in cells)
+    runnable, missing = [], {}
+    for cell in cells:
+        problems = check_dataset(cell.first_seed.data.root, cell.first_seed.data.dataset)
+        if problems:
+            missing[cell.dataset] = f"{problems[0].key}: {problems[0].message}"
+        else:
+            runnable.append(cell)
+    if cells and not runnable:
+        raise ConfigError(list(dict.fromkeys(missing.values())))
+    failures = [f"{dataset}: its runs are skipped; {line}" for dataset, line in missing.items()]
+    for line in failures:
+        _print(line)
+    chosen: dict[Hashable, Settings] = {}
+    for number, cell in enumerate(runnable, 1):
+        title = f"[{number}/{len(runnable)}] {cell}"
+        found = read_run(cell)
+        if found.state is State.DONE:
+            _print(f"{title}: already done, last top-1 {found.stages[-1].last.test_top1:.2f} %", quiet=quiet)
+            continue
+        _print(title, quiet=quiet)
+        try:
+            if cell.first_seed.is_searched and cell.group not in chosen:
+                chosen[cell.group] = choose_alphas(cell.first_seed, cell.search_folder)
+            run(cell.settings(chosen.get(cell.group)))
+        except StoppedError:
+            raise
+        except BusyError as error:
+            _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
+        except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
+            reason = "; ".join(error.lines) if isinstance(error, AFAError) else one_line(error)
+            failures.append(f"{title}: {reason}")
+            _print(failures[-1])
+    for line in failures:
+        _print(line)
+    _print(f"{len(runnable)} runs; failed or skipped: {len(failures)}", quiet=not failures and quiet)
+    return 1 if failures else 0
+
+
+def list_runs(cells: Sequence[Cell]) -> None:
+    """Print a line for each run: its state and, unless it is done, an estimate of its time and disk space.
+
+    The seeds of a group share one estimate, which is made from a few real steps. A group that cannot be estimated,
+    for example because its data set is missing, is listed with the reason.
+    """
+    estimates: dict[Hashable, Estimate | str] = {}
+    seconds, disk_bytes, unknown = 0.0, 0, 0
+    for cell in cells:
+        state = read_run(cell).state
+        if state is State.DONE:
+            _print(f"{state:8} {cell}")
+            continue
+        is_first = cell.group not in estimates
+        if is_first:
+            try:
+                estimates[cell.group] = estimate_run(cell.settings())
+            except AFAError as error:
+                estimates[cell.group] = error.lines[0]
+        estimate = estimates[cell.group]
+        if isinstance(estimate, str):
+            unknown += 1
+            _print(f"{state:8} {cell}: {estimate}")
+            continue
+        run_seconds, run_bytes = estimate.seconds, estimate.disk_bytes
+        if is_first:  # The first seed also searches for alpha: each trial trains all stages up to the one it is for.
+            for index, stage in enumerate(cell.first_seed.stages):
+                trials = len(stage.search_alpha) * cell.first_seed.run.search_repeat
+                trained = estimate.stages[: index + 1]
+                run_seconds += trials * (estimate.reading + sum(earlier.seconds for earlier in trained))
+                run_bytes += trials * sum(earlier.disk_bytes for earlier in trained)
+        seconds, disk_bytes = seconds + run_seconds, disk_bytes + run_bytes
+        _print(f"{state:8} {cell}: {format_seconds(run_seconds)}, {format_bytes(run_bytes)}")
+    _print(f"remaining, one run after the other: {format_seconds(seconds)}, {format_bytes(disk_bytes)} of disk space")
+    if unknown:
+        _print(f"not included: {unknown} runs that cannot be estimated")
+
+
+def _print(text: str, *, quiet: bool = False) -> None:
+    """All terminal output of a grid, apart from that of its runs."""
+    if not quiet:
+        print(text, flush=True)

@@ -1,0 +1,240 @@
+"""``mode=report``: the results of a grid as Markdown, CSV and PNG, from whatever its folders contain."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afa.config.grid import Grid
+from afa.files import write_text
+from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
+from afa.grid.run_states import GridRun, State, read_run
+from afa.results.outcomes import Spread, spread
+from afa.results.run_folder import RunFolder
+from afa.results.text import format_seconds
+
+ROUNDING = 0.05
+"""The published deviations are rounded to 0.1, so 0.0 means at most this."""
+
+_NOTES = """\
+Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is not selected. *Best
+epoch* has the highest top-1 of all epochs on the images under *selected on*; with `test` it is selected on the test
+images, as in the paper. *Alpha* (held-out): the best of several on held-out training images. *Difference*: best epoch
+minus published; `!`: larger than two standard deviations of both together."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """Results of one network, data set and method over the seeds.
+
+    Attributes:
+        runs: number of runs that are done, out of ``wanted``; ``states`` counts the others.
+        last: test top-1 in percent at the last epoch, which is not selected; None if no run is done.
+        best: the same at the epoch with the highest top-1 on ``selected_on``: ``test``, as in the paper, or
+            ``held_out``.
+        alphas: of each stage, as trained with; several if the seeds differ.
+        alpha_selected_on: ``held_out`` if the grid searched for it, else empty.
+    """
+
+    network: str
+    dataset: str
+    method: str
+    runs: int
+    wanted: int
+    states: str
+    last: Spread | None
+    best: Spread | None
+    selected_on: str
+    alphas: str
+    alpha_selected_on: str
+    published: Spread | None
+
+    @property
+    def difference(self) -> float | None:
+        """Best minus published."""
+        return self.best.mean - self.published.mean if self.best and self.published else None
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the difference is larger than two standard deviations of both together."""
+        if self.difference is None or self.best is None or self.published is None:
+            return False
+        deviation = math.hypot(self.best.deviation, max(self.published.deviation, ROUNDING))
+        return abs(self.difference) > 2 * deviation
+
+
+def write_tables(grid: Grid) -> Iterator[str]:
+    """Write ``<outpath>/<grid>/<config>.md``, ``.csv`` and ``.png``.
+
+    Yields:
+        the table and the paths of the files, for the terminal.
+    """
+    grid.report.parent.mkdir(parents=True, exist_ok=True)
+    markdown_path, csv_path, png_path = (grid.report.with_suffix(suffix) for suffix in (".md", ".csv", ".png"))
+    if grid.grid.kind == "parameters":
+        text = parameter_table(grid)
+        write_text(markdown_path, text)
+        yield f"written to {markdown_path}"
+        yield text
+        return
+    runs = [read_run(cell) for cell in grid.cells]
+    rows = summarise(grid, runs)
+    text = markdown(grid, rows, runs)
+    yield text
+    write_text(markdown_path, text)
+    yield f"written to {markdown_path}"
+    write_text(csv_path, comma_separated(rows))
+    yield f"written to {csv_path}"
+    is_drawn = _draw(grid.grid.kind, rows, runs, png_path)
+    yield f"written to {png_path}" if is_drawn else "no PNG: there is nothing to draw yet"
+
+
+def summarise(grid: Grid, runs: Iterable[GridRun]) -> list[TableRow]:
+    """A row for each network, data set and method, in the order of the grid."""
+    published = published_accuracies(grid.grid.published)
+    groups: dict[tuple[str, str, str], list[GridRun]] = {}
+    for run in runs:
+        groups.setdefault(run.cell.group, []).append(run)
+    rows = []
+    for group, members in groups.items():
+        done = [run for run in members if run.state is State.DONE]
+        final = [run.stages[-1] for run in done]
+        counts = {state: sum(run.state is state for run in members) for state in State if state is not State.DONE}
+        rows.append(
+            TableRow(
+                *group,
+                runs=len(done),
+                wanted=len(members),
+                states=", ".join(f"{count} {state}" for state, count in counts.items() if count),
+                last=spread([result.last.test_top1 for result in final]) if final else None,
+                best=spread([result.best.test_top1 for result in final]) if final else None,
+                selected_on=", ".join(sorted({result.selected_on for result in final})),
+                alphas=", ".join(sorted({run.alphas for run in done})),
+                alpha_selected_on="held_out" if done and done[0].cell.first_seed.is_searched else "",
+                published=published.get(group),
+            )
+        )
+    return rows
+
+
+def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> str:
+    """The table, its legend, and a line for each broken run.
+
+    A column that is empty in all rows is left out. A network or data set that is the same in all rows is printed
+    above the table.
+    """
+    cells = [
+        {
+            "network": row.network,
+            "data set": row.dataset,
+            "method": row.method,
+            "alpha": row.alphas + (" (held-out)" if row.alpha_selected_on else ""),
+            "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
+            "last epoch": _accuracy(row.last) or "missing",
+            "best epoch": _accuracy(row.best) or "missing",
+            "selected on": row.selected_on,
+            "published": _accuracy(row.published),
+            "difference": "" if row.difference is None else f"{row.difference:+.1f}{' !' if row.is_outside else ''}",
+        }
+        for row in rows
+    ]
+    columns = [name for name in (cells[0] if cells else ()) if any(row[name] for row in cells)]
+    same = [name for name in ("network", "data set") if name in columns and len({row[name] for row in cells}) == 1]
+    shown = [name for name in columns if name not in same]
+    table = [shown, ["---"] * len(shown), *([row[name] for name in shown] for row in cells)] if cells else []
+
+    title = table_title(grid.grid.published)
+    heading = f"{grid.report.name}: the paper's Table {grid.grid.published}, {title}" if title else grid.report.name
+    done = [run for run in runs if run.state is State.DONE]
+    seconds = sum(stage.seconds for run in done for stage in run.stages)
+    broken = [f"- {run.problem}" for run in runs if run.state is State.BROKEN]
+    lines = [f"# {heading}", ""]
+    lines += [", ".join(f"{name}: {cells[0][name]}" for name in same), ""] if same else []
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in table]
+    lines += ["", f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.", "", _NOTES]
+    lines += ["", "Left out, because they cannot be used:", "", *broken] if broken else []
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(value: Spread | None) -> str:
+    if value is None:
+        return ""
+    return f"{value.mean:.1f} ± {value.deviation:.1f}" if value.n > 1 else f"{value.mean:.1f}"
+
+
+def comma_separated(rows: Sequence[TableRow]) -> str:
+    """The same numbers as CSV; a cell without a value is empty."""
+    records = []
+    for row in rows:
+        spreads = {"last": row.last, "best": row.best, "published": row.published}
+        records.append(
+            {
+                "network": row.network,
+                "dataset": row.dataset,
+                "method": row.method,
+                "alpha": row.alphas,
+                "alpha_selected_on": row.alpha_selected_on,
+                "runs": row.runs,
+                "wanted": row.wanted,
+                "not_done": row.states,
+                **{f"{name}_mean": f"{value.mean:.4f}" if value else "" for name, value in spreads.items()},
+                **{f"{name}_deviation": f"{value.deviation:.4f}" if value else "" for name, value in spreads.items()},
+                "best_selected_on": row.selected_on,
+                "difference": "" if row.difference is None else f"{row.difference:.4f}",
+                "outside_two_deviations": "" if row.difference is None else int(row.is_outside),
+            }
+        )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _draw(kind: str, rows: Sequence[TableRow], runs: Sequence[GridRun], path: Path) -> bool:
+    """Write the plot of the grid's kind; False if there is nothing to draw yet."""
+    from afa.report import plots
+
+    if kind == "table":
+        selected_on = "/".join(sorted({row.selected_on for row in rows if row.selected_on}))
+        accuracies = [plots.Accuracies(r.network, r.dataset, r.method, r.last, r.best, r.published) for r in rows]
+        figure = plots.accuracy_panels(accuracies, selected_on)
+    elif kind == "curves":
+        panels: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+        for cell in (run.cell for run in runs):
+            epochs, stages = [], len(cell.first_seed.stages)
+            for stage in range(1, stages + 1):
+                epochs += read_log(
+                    RunFolder(cell.folder).stage(repeat=1, repeats=1, stage=stage, stages=stages).log_txt
+                )
+            if epochs:
+                panel = panels.setdefault(f"{cell.network}, {cell.dataset}", {})
+                panel.setdefault(cell.method, []).append(epochs)
+        figure = plots.loss_curves(panels)
+    else:
+        measured: dict[str, dict[str, dict[float, list[float]]]] = {}
+        published: dict[str, dict[str, dict[float, float]]] = {}
+        known = published_accuracies("3")
+        for run in runs:
+            if run.state is State.DONE:
+                network, _, method = run.cell.group
+                images = round(run.images_per_class, 1)
+                accuracies_by_size = measured.setdefault(network, {}).setdefault(method, {})
+                accuracies_by_size.setdefault(images, []).append(run.stages[-1].best.test_top1)
+                if run.cell.group in known:
+                    published.setdefault(network, {}).setdefault(method, {})[images] = known[run.cell.group].mean
+        figure = plots.images_per_class(measured, published)
+    if figure is not None:
+        plots.save_png(figure, path)
+    return figure is not None
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Rows of ``log.txt`` by column name; empty if the file cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file, delimiter="\t")]
+    except (OSError, ValueError, TypeError):
+        return []
