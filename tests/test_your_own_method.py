@@ -1,4 +1,4 @@
-"""docs/your-own-method.md is true: its file, its line and its command, as they stand there."""
+"""The file, the line and the command of docs/your-own-method.md work as printed."""
 
 import re
 import shutil

@@ -6,7 +6,6 @@ belong to theirs, and is not saved with the trained network. Its target outputs 
 of the frozen source for the same augmented image.
 """
 
-import torch
 from torch import Tensor, nn
 
 from afa.method.catalogue import LwFSettings
@@ -23,10 +22,8 @@ class OldHeadTerm(Term):
         assert inputs.old_head is not None
         weight, bias = inputs.old_head
         # Created on "meta": values that are replaced at once must not draw from the random generator.
-        self.head = nn.Linear(weight.shape[1], weight.shape[0], device="meta").to_empty(device=weight.device)
-        with torch.no_grad():
-            self.head.weight.copy_(weight)
-            self.head.bias.copy_(bias)
+        self.head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        self.head.weight, self.head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
 
     def distillation(self, source: Outputs, target: Outputs, temperature: float) -> Tensor:
         """-1/B sum_bk y_bk log p_bk, with y = softmax(source logits / T) and p = softmax(old head's logits / T)."""

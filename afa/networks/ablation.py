@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from afa.networks.build import head_name
-from afa.networks.features import check_layers, layer_extractor
+from afa.networks.features import layer_extractor
 from afa.networks.folding import fold_batch_norms
 
 VALUES_AT_ONCE = 2**25
@@ -28,9 +28,8 @@ class ChannelAblation:
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
-        check_layers(network, [layer])
         head = head_name(network)
-        extractor = layer_extractor(network.eval(), [layer, head])
+        extractor = layer_extractor(network.eval(), [layer], [head])
         folded = fold_batch_norms(extractor, extractor.eval_graph)
         folded.to(memory_format=torch.channels_last)
         output = next(node for node in folded.graph.nodes if node.op == "output")

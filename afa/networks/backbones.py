@@ -27,17 +27,6 @@ class Backbone:
         """The paper's: the last one of each stage."""
         return tuple(stage[-1] for stage in self.stages)
 
-    def spread_layers(self, number: int) -> tuple[str, ...]:
-        """``number`` layers, equally many in each stage, evenly spaced, the stage's last included (Table 11).
-
-        Raises:
-            ValueError: the stages do not have that many.
-        """
-        each = number // max(len(self.stages), 1)
-        if each < 1 or each * len(self.stages) != number or any(len(stage) < each for stage in self.stages):
-            raise ValueError(f"{number} layers cannot be spread evenly over it")
-        return tuple(stage[round(len(stage) * i / each) - 1] for stage in self.stages for i in range(1, each + 1))
-
 
 def _resnet(*blocks: int) -> tuple[tuple[str, ...], ...]:
     return tuple(
@@ -67,14 +56,18 @@ def row_of(name: str) -> Backbone:
 
 
 def layers_of(name: str, aligned_layers: tuple[str, ...] | int) -> tuple[str, ...]:
-    """The layers that the setting ``aligned_layers`` means: those named, that many of the row, or the paper's.
+    """The layers that the setting ``aligned_layers`` means for a network.
 
-    Without a name or number a network that has no row has none.
+    Names: these layers. A number: that many, equally many in each stage, evenly spaced, the stage's last
+    included (Table 11). Empty: the paper's; a network that has no row has none.
 
     Raises:
-        ValueError: that many cannot be spread over this network.
+        ValueError: the stages do not have that many.
     """
     row = row_of(name)
-    return (
-        row.spread_layers(aligned_layers) if isinstance(aligned_layers, int) else aligned_layers or row.aligned_layers
-    )
+    if not isinstance(aligned_layers, int):
+        return aligned_layers or row.aligned_layers
+    each = aligned_layers // max(len(row.stages), 1)
+    if each < 1 or each * len(row.stages) != aligned_layers or any(len(stage) < each for stage in row.stages):
+        raise ValueError(f"{aligned_layers} layers cannot be spread evenly over it")
+    return tuple(stage[round(len(stage) * i / each) - 1] for stage in row.stages for i in range(1, each + 1))

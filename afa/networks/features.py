@@ -26,12 +26,22 @@ from afa.networks.folding import fold_batch_norms
 from afa.networks.in_place import replace_relu6, sum_in_place
 
 
-def layer_extractor(network: nn.Module, layers: Sequence[str]) -> Any:
-    """A module that returns the outputs of the layers (modules or nodes of the network's graph) as a dict."""
+def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[str] = ()) -> Any:
+    """A module that returns the outputs of modules, ``layers``, and of other graph ``nodes``, as a dict.
+
+    Raises:
+        ConfigError: the network does not have such a layer.
+    """
+    names = [name for name, _ in network.named_modules()]
+    unknown = [layer for layer in layers if layer not in names]
+    if unknown:
+        near = [match for layer in unknown for match in difflib.get_close_matches(layer, names, n=1)]
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
         warnings.simplefilter("ignore")
-        extractor = create_feature_extractor(network, list(layers))
+        extractor = create_feature_extractor(network, [*layers, *nodes])
     for graph in (extractor.train_graph, extractor.eval_graph):
         # An in-place activation directly behind an aligned layer (VGG) would overwrite the layer's map.
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes
@@ -63,7 +73,6 @@ class FeatureNetwork(nn.Module):
         with_features: bool = False,
     ) -> None:
         super().__init__()
-        check_layers(network, aligned_layers)
         self.network = network.to(memory_format=memory_format)
         self.memory_format = memory_format
         self.aligned_layers = tuple(aligned_layers)
@@ -76,9 +85,9 @@ class FeatureNetwork(nn.Module):
             self._features = next(tracer.node_to_qualname[n.args[0]] for n in calls if n.target == self._head)
         self._frozen = False
         self._compiled: Callable[[Tensor], Any] | None = None
-        layers = [*aligned_layers, *([self._features] if with_features else []), self._head]
+        nodes = [self._features, self._head] if with_features else [self._head]
         # In a tuple, so that its parameters are not registered a second time.
-        self._extractor = (layer_extractor(network, layers),)
+        self._extractor = (layer_extractor(network, aligned_layers, nodes),)
         replace_relu6(network)  # after tracing: torch.fx cannot trace the replacement
         used = {id(parameter) for parameter in self._extractor[0].parameters()}
         for parameter in network.parameters():
@@ -168,12 +177,7 @@ class FrozenSource:
     Not an ``nn.Module``: no ``.train()``, ``.parameters()`` or ``.state_dict()`` of
     anything that trains can reach it.
 
-    Args:
-        network: a classification network.
-        aligned_layers: module names, shallow to deep.
-        device: where it computes.
-        memory_format: of images, maps and weights.
-        with_logits: return the logits of its own classifier too.
+    Arguments as ``FeatureNetwork``'s; ``with_logits``: return the logits of its own classifier too.
     """
 
     def __init__(
@@ -185,11 +189,10 @@ class FrozenSource:
         *,
         with_logits: bool = False,
     ) -> None:
-        check_layers(network, aligned_layers)
         self._layers = tuple(aligned_layers)
         self._head = head_name(network) if with_logits else ""
         self._memory_format = memory_format
-        extractor = layer_extractor(network, [*aligned_layers, *([self._head] if with_logits else [])])
+        extractor = layer_extractor(network, aligned_layers, [self._head] if with_logits else [])
         folded = fold_batch_norms(extractor, extractor.eval_graph).requires_grad_(False)
         self._extractor = folded.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
@@ -199,13 +202,3 @@ class FrozenSource:
         outputs = self._extractor(images.contiguous(memory_format=self._memory_format))
         maps = tuple(outputs[layer] for layer in self._layers)
         return Outputs(maps, logits=outputs[self._head] if self._head else None)
-
-
-def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
-    """Raises ConfigError for a layer that the network does not have."""
-    names = [name for name, _ in network.named_modules()]
-    unknown = [layer for layer in layers if layer not in names]
-    if unknown:
-        near = [match for layer in unknown for match in difflib.get_close_matches(layer, names, n=1)]
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from afa.errors import CheckpointError, one_line
 
-StateDict = Mapping[str, Tensor]
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
 
 
@@ -78,7 +77,9 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_state(network: nn.Module, state: StateDict, path: Path | str, *, without: Collection[str] = ()) -> None:
+def load_state(
+    network: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, without: Collection[str] = ()
+) -> None:
     """Copy ``state`` into ``network`` in the network's precision, all keys but those in ``without``.
 
     Raises:

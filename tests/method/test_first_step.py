@@ -1,10 +1,12 @@
 """The first step's loss of every method equals its equation (docs/methods.md), written out here in loops."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from afa.method.catalogue import METHODS
+from afa.method.catalogue import METHODS, Method
 from afa.networks.build import build_network
 from afa.training.engine import train_step
 from tests.learners import demo_learner
@@ -14,8 +16,8 @@ SIZES = {"mean_attention": [16, 4, 4, 1], "channel_weights": [32, 64, 96, 320]}
 ALPHA, BETA, IMAGES, PROGRESS = 0.3, 0.01, 4, 0.25
 
 
-class Seen:
-    """What both networks show of the batch, by forward hooks: maps of each layer and image, and the heads' inputs."""
+class Hooked:
+    """What both networks compute from a batch, by forward hooks: the maps of each layer, the heads' inputs, logits."""
 
     def __init__(self, learner, source, images):
         self.maps = {"source": {}, "target": {}}
@@ -39,78 +41,84 @@ class Seen:
         return lambda _module, _inputs, output: kept.update({layer: output})
 
     def pairs(self):
-        """Layer's place, source map and difference, (C, HW), of each layer and image."""
-        for place, layer in enumerate(LAYERS):
+        """Layer's index, source map and difference, both (C, HW), of each layer and image."""
+        for index, layer in enumerate(LAYERS):
             for s, t in zip(self.maps["source"][layer], self.maps["target"][layer], strict=True):
-                yield place, s.flatten(1), (t - s).flatten(1)
+                yield index, s.flatten(1), (t - s).flatten(1)
 
 
-def spatial(seen, weights=None):
+def spatial(hooked, weights=None):
     total = 0.0
-    for place, s, d in seen.pairs():
+    for layer, s, d in hooked.pairs():
         positions = s.shape[1]
         if weights is None:
-            attend = seen.objective.alignments["spatial"].attentions[place]
+            attend = hooked.objective.alignments["spatial"].attentions[layer]
             a = torch.softmax(attend.fc2.weight @ F.relu(attend.fc1.weight @ s.mean(0)) + attend.fc2.bias, 0)
         else:
-            a = weights[place]
+            a = weights[layer]
         for j in range(positions):
             total += (positions * a[j] * d[:, j]).norm() ** 2 / (2 * IMAGES)
     return total
 
 
-def channel(seen, weights=None):
+def channel(hooked, weights=None):
     total = 0.0
-    for place, s, d in seen.pairs():
+    for layer, s, d in hooked.pairs():
         channels = s.shape[0]
         if weights is None:
-            attend = seen.objective.alignments["channel"].attentions[place]
+            attend = hooked.objective.alignments["channel"].attentions[layer]
             a = torch.softmax((F.relu(s @ attend.fc1.weight.T) @ attend.fc2.weight.T).flatten() + attend.bias, 0)
         else:
-            a = weights[place]
+            a = weights[layer]
         for c in range(channels):
             total += channels * a[c] * d[c].norm() ** 2 / (2 * IMAGES)
     return total
 
 
-def delta(seen, weights):
+def delta(hooked, weights):
     return sum(
-        len(d) / (2 * d.shape[1]) * weights[place][c] * d[c].norm() ** 2
-        for place, _, d in seen.pairs()
+        len(d) / (2 * d.shape[1]) * weights[layer][c] * d[c].norm() ** 2
+        for layer, _, d in hooked.pairs()
         for c in range(len(d))
     )
 
 
-def distillation(seen, temperature):
+def distillation(hooked, temperature):
     """Of the old head, which starts as the source's own, on the target's features."""
-    old = seen.objective.terms[0].head
+    old = hooked.objective.terms[-1].head
     total = 0.0
-    for recorded, features in zip(seen.old_logits, seen.features["target"], strict=True):
-        wanted = (recorded / temperature).exp() / (recorded / temperature).exp().sum()
-        answered = (old.weight @ features + old.bias) / temperature
-        total -= (wanted * (answered - answered.exp().sum().log())).sum() / IMAGES
+    for logits, features in zip(hooked.old_logits, hooked.features["target"], strict=True):
+        wanted = (logits / temperature).exp() / (logits / temperature).exp().sum()
+        predicted = (old.weight @ features + old.bias) / temperature
+        total -= (wanted * (predicted - predicted.exp().sum().log())).sum() / IMAGES
     return total
 
 
 TERMS = {
-    "ast": lambda seen, _: spatial(seen),
-    "act": lambda seen, _: channel(seen),
-    "one_stage": lambda seen, _: spatial(seen) + channel(seen),
+    "ast": lambda hooked, _: spatial(hooked),
+    "act": lambda hooked, _: channel(hooked),
+    "one_stage": lambda hooked, _: spatial(hooked) + channel(hooked),
     "ast_fixed": spatial,
     "act_fixed": channel,
-    "dfa": lambda seen, _: sum(d.norm() ** 2 / 2 for _, _, d in seen.pairs()),
+    "dfa": lambda hooked, _: sum(d.norm() ** 2 / 2 for _, _, d in hooked.pairs()),
     "delta": delta,
-    "lwf": lambda seen, _: distillation(seen, 2),
-    "soft_ft": lambda seen, _: (1 - PROGRESS) * distillation(seen, 1),
-    "l2_sp": lambda *_: 0.005,  # every weight is moved by 0.1 from where it started, see below: n * 0.1 ** 2 / 2
+    "lwf": lambda hooked, _: distillation(hooked, 2),
+    "soft_ft": lambda hooked, _: (1 - PROGRESS) * distillation(hooked, 1),
+    "l2_sp": lambda *_: 0.005,  # every weight is moved by 0.1 from its start, see below: n * 0.1 ** 2 / 2
     "l2": lambda *_: 0.0,
     "l2_fe": lambda *_: 0.0,
+    "ast_and_lwf": lambda hooked, _: spatial(hooked) + distillation(hooked, 2),
 }
+# Its terms read different outputs of the networks.
+COMBINED = {"ast_and_lwf": Method("AST + LwF", terms=("aligned_maps.Spatial", "old_head.Distillation"))}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_first_steps_loss_is_the_methods_equation(name, settings_for):
-    settings = settings_for(reg_type=name, alpha=ALPHA, beta=BETA)
+@pytest.mark.parametrize("name", [*METHODS, *COMBINED])
+def test_the_first_steps_loss_is_the_methods_equation(name, settings_for, monkeypatch):
+    settings = settings_for(reg_type="ast" if name in COMBINED else name, alpha=ALPHA, beta=BETA)
+    if name in COMBINED:
+        monkeypatch.setitem(METHODS, name, COMBINED[name])
+        settings = replace(settings, stages=(replace(settings.stages[0], method=name),))
     sizes = SIZES.get(METHODS[name].fixed_weights, ())
     generator = torch.Generator().manual_seed(0)
     weights = [torch.rand(size, generator=generator).softmax(0) for size in sizes]
@@ -122,22 +130,22 @@ def test_the_first_steps_loss_is_the_methods_equation(name, settings_for):
     source.load_state_dict(state)
     source.double().eval()
     learner.target.train()
-    learner.target.network.classifier[0].p = 0.0  # dropout would draw anew
+    learner.target.network.classifier[0].p = 0.0  # dropout would draw other values
     images = torch.randn(IMAGES, 3, 32, 32, generator=generator).double()
     labels = torch.tensor([0, 1, 2, 0])
-    seen = Seen(learner, source, images)
+    hooked = Hooked(learner, source, images)
 
-    term = torch.as_tensor(TERMS[name](seen, [w.double() for w in weights])).item()
+    term = torch.as_tensor(TERMS[name](hooked, [w.double() for w in weights])).item()
     if name == "l2_sp":
         with torch.no_grad():
             for parameter in learner.target.backbone_parameters():
                 parameter += 0.1
         term *= sum(parameter.numel() for parameter in learner.target.backbone_parameters())
         with torch.no_grad():
-            seen.logits = learner.target.network(images)
+            hooked.logits = learner.target.network(images)
     head = learner.target.network.classifier[1]
     penalty = (head.weight.norm() ** 2 + head.bias.norm() ** 2).item() / 2
-    classification = -sum(seen.logits[i].log_softmax(0)[label] for i, label in enumerate(labels)).item() / IMAGES
+    classification = -sum(hooked.logits[i].log_softmax(0)[label] for i, label in enumerate(labels)).item() / IMAGES
 
     losses = train_step(learner, images, labels).losses
     gamma = 0.0 if name in ("l2", "l2_fe") else BETA

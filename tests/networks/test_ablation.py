@@ -1,4 +1,4 @@
-"""Channels switched off behind a cut, against whole forward passes with a filter zeroed."""
+"""Channels switched off behind a cut, against full forward passes with a filter zeroed."""
 
 import copy
 
@@ -13,7 +13,7 @@ from afa.networks.ablation import ChannelAblation
 
 
 class Residual(nn.Module):
-    """All that can go past or happen at a cut: a bias, an in-place activation, an identity, a batch-norm behind."""
+    """All that can cross or follow a cut: a bias, an in-place activation, an identity, a batch-norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,20 +53,20 @@ IMAGES, LABELS = torch.randn(5, 3, 9, 9, generator=torch.Generator().manual_seed
 
 @torch.no_grad()
 def naive(network: nn.Module, layer: str) -> torch.Tensor:
-    """One whole forward pass a filter, its weights and bias zeroed."""
-    whole = F.cross_entropy(network(IMAGES), LABELS)
+    """One full forward pass per filter, with its weights and bias zeroed."""
+    unchanged = F.cross_entropy(network(IMAGES), LABELS)
     increases = []
     for channel in range(network.get_submodule(layer).out_channels):
         changed = copy.deepcopy(network)
         changed.get_submodule(layer).weight[channel] = 0
         changed.get_submodule(layer).bias[channel] = 0
-        increases.append(F.cross_entropy(changed(IMAGES), LABELS) - whole)
+        increases.append(F.cross_entropy(changed(IMAGES), LABELS) - unchanged)
     return torch.stack(increases).double()
 
 
 @pytest.mark.parametrize("layer", ["stem", "cut", "plain", "block.0"])
 @pytest.mark.parametrize("at_once", [2**25, 1])
-def test_the_increases_are_those_of_whole_forward_passes(network, layer, at_once, monkeypatch):
+def test_the_increases_are_those_of_full_forward_passes(network, layer, at_once, monkeypatch):
     monkeypatch.setattr(ablation, "VALUES_AT_ONCE", at_once)
     before = copy.deepcopy(network.state_dict())
     wanted = naive(network, layer)
@@ -83,10 +83,10 @@ def test_a_block_has_the_channels_of_its_output_switched_off(network):
     kept: list[torch.Tensor] = []
     network.block.register_forward_hook(lambda module, inputs, output: kept.append(output))
     with torch.no_grad():
-        whole = F.cross_entropy(network(IMAGES), LABELS)
+        unchanged = F.cross_entropy(network(IMAGES), LABELS)
         features = kept[0].clone()
         features[:, 3] = 0
-        wanted = F.cross_entropy(network.head(features.mean(dim=(2, 3))), LABELS) - whole
+        wanted = F.cross_entropy(network.head(features.mean(dim=(2, 3))), LABELS) - unchanged
     got = torch.cat(list(ChannelAblation(network, "block").increases(IMAGES, LABELS)))
     assert got[3].item() == pytest.approx(wanted.item(), abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Batch-norms folded into convolutions: the same maps, and nothing folded whose raw output is compared."""
+"""Batch-norms folded into convolutions: the same maps; convolutions whose raw output is compared are not folded."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def trained(name):
 
 
 def hooked(network, layers, images):
-    """Maps of the whole network, unfolded."""
+    """Maps and logits of the original network, not folded."""
     maps = {}
     for layer in layers:
         network.get_submodule(layer).register_forward_hook(lambda _m, _i, out, layer=layer: maps.update({layer: out}))
@@ -38,7 +38,8 @@ def hooked(network, layers, images):
     return [maps[layer] for layer in layers], logits
 
 
-# Over ResNet-50's 53 convolutions more rounding adds up, folded or not: then its maps are as near to the exact ones.
+# More rounding accumulates over ResNet-50's 53 convolutions, folded or not: there its maps must be as exact as the
+# original network's.
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50", "inception_v3"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_a_folded_network_gives_the_same_maps_and_logits(name, dtype, tolerance):
@@ -46,7 +47,8 @@ def test_a_folded_network_gives_the_same_maps_and_logits(name, dtype, tolerance)
     images = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(1), dtype=dtype)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        folded = [*FrozenSource(network, layers, CPU)(images), FeatureNetwork(network, layers).evaluator()(images)]
+        maps = FrozenSource(network, layers, CPU)(images).maps
+        folded = [*maps, FeatureNetwork(network, layers).evaluator()(images)]
     maps, logits = hooked(network, layers, images)
     exact_maps, exact_logits = hooked(network.double(), layers, images.double())
     for plain, fast, exact in zip([*maps, logits], folded, [*exact_maps, exact_logits], strict=True):

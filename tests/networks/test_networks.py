@@ -1,4 +1,4 @@
-"""Aligned layers, parameter counts, and what happens to weights on their way into a network."""
+"""Aligned layers, parameter counts, and weights from a file to a network."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from torchvision.models import get_model
 from afa.errors import CheckpointError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective
-from afa.method.term import Given
+from afa.method.term import TermInputs
 from afa.networks.backbones import BACKBONES, layers_of
-from afa.networks.build import build_network, head_name, load_backbone, old_head
+from afa.networks.build import build_network, head_name, load_backbone, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_file_safely, load_state, state_dict_of
 
@@ -32,7 +32,7 @@ def test_aligned_maps_and_attention_parameters(name):
     assert all(shape.height == shape.width for shape in shapes)
     if name in TABLE_6:
         counts = tuple(
-            sum(p.numel() for p in Objective(METHODS[m], Given(shapes), head=(), alpha=1, gamma=1).parameters())
+            sum(p.numel() for p in Objective(METHODS[m], TermInputs(shapes), head=(), alpha=1, gamma=1).parameters())
             for m in ("ast", "act")
         )
         assert counts == TABLE_6[name]
@@ -65,11 +65,26 @@ def test_more_layers_are_spread_evenly_over_the_stages(name, number):
     assert layers_of(name, 4) == layers_of(name, ()) == BACKBONES[name].aligned_layers
 
 
+def test_a_network_without_a_row_has_the_layers_that_are_named():
+    assert layers_of("resnet18", ("layer1",)) == ("layer1",)
+    assert layers_of("resnet18", ()) == ()
+    with pytest.raises(ValueError, match="4 layers cannot be spread"):
+        layers_of("resnet18", 4)
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
-def test_the_heads_input_is_what_the_head_turns_into_logits(name):
+def test_features_are_the_heads_input(name):
     network = build_network(name, 5)
-    logits, maps = FeatureNetwork(network, (), with_head_input=True).train()(torch.rand(2, 3, 32, 32))
-    torch.testing.assert_close(network.get_submodule(head_name(network))(maps[-1]), logits)
+    outputs = FeatureNetwork(network, (), with_features=True).train()(torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(network.get_submodule(head_name(network))(outputs.features), outputs.logits)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "mobilenet_v2"])
+def test_parameters_that_no_output_depends_on_are_frozen(name):
+    target = FeatureNetwork(build_network(name, 2), ())
+    frozen = {name for name, parameter in target.network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in target.network.named_parameters() if name.startswith("AuxLogits")}
+    assert len(target.head_parameters()) + len(target.backbone_parameters()) == len(list(target.network.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -81,12 +96,12 @@ def test_the_heads_input_is_what_the_head_turns_into_logits(name):
 )
 def test_a_source_without_a_classifier_that_fits_is_one_line(state, message):
     with pytest.raises(CheckpointError) as error:
-        old_head(build_network("mobilenet_v2", 3), state, "x.pth")
+        read_old_head(build_network("mobilenet_v2", 3), state, "x.pth")
     assert str(error.value).startswith(f"x.pth: {message}")
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_features_are_the_networks_own_outputs(training):
+def test_maps_and_logits_are_the_networks_own(training):
     network = build_network("mobilenet_v2", 5)
     network.classifier[0].p = 0.0
     layers = BACKBONES["mobilenet_v2"].aligned_layers
@@ -96,18 +111,18 @@ def test_features_are_the_networks_own_outputs(training):
             lambda _m, _i, out, layer=layer: hooked.update({layer: out.clone()})
         )
     images = torch.rand(2, 3, 64, 64)
-    logits, maps = FeatureNetwork(network, layers).train(training)(images)
+    outputs = FeatureNetwork(network, layers).train(training)(images)
     hooked.clear()
     expected = network.train(training)(images)
-    torch.testing.assert_close(logits, expected)
-    for layer, map_ in zip(layers, maps, strict=True):
+    torch.testing.assert_close(outputs.logits, expected)
+    for layer, map_ in zip(layers, outputs.maps, strict=True):
         torch.testing.assert_close(map_, hooked[layer])
 
 
 def test_an_in_place_activation_does_not_change_an_aligned_map():
     network = get_model("vgg11", weights=None, num_classes=3)
     target = FeatureNetwork(network, ["features.3"])  # a convolution with an in-place ReLU right behind it
-    _, (raw,) = target.eval()(torch.rand(1, 3, 64, 64))
+    (raw,) = target.eval()(torch.rand(1, 3, 64, 64)).maps
     assert (raw < 0).any()
 
 
@@ -122,7 +137,7 @@ def test_the_source_stays_as_it_is():
     network = build_network("mobilenet_v2", 2)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     source = FrozenSource(network, ["features.5.conv.2"], torch.device("cpu"))
-    (first,), (second,) = source(torch.rand(2, 3, 32, 32)), source(torch.rand(2, 3, 32, 32))
+    (first,), (second,) = source(torch.rand(2, 3, 32, 32)).maps, source(torch.rand(2, 3, 32, 32)).maps
     assert not first.requires_grad
     assert first.shape == second.shape
     assert not isinstance(source, nn.Module)
@@ -148,16 +163,16 @@ def test_an_unknown_layer_is_named_with_the_nearest():
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_source_weights_come_bare_or_wrapped_with_or_without_head(tmp_path, wrap, prefix):
-    given = build_network("mobilenet_v2", 1000)
+    stored = build_network("mobilenet_v2", 1000)
     state = {
         prefix + name: value
-        for name, value in given.state_dict().items()
+        for name, value in stored.state_dict().items()
         if not name.startswith("classifier") or prefix
     }
     torch.save(wrap(state), tmp_path / "source.pth")
     network = build_network("mobilenet_v2", 3)
     load_backbone(network, state_dict_of(load_file_safely(tmp_path / "source.pth"), tmp_path), "source.pth")
-    assert torch.equal(network.features[17].conv[2].weight, given.features[17].conv[2].weight)
+    assert torch.equal(network.features[17].conv[2].weight, stored.features[17].conv[2].weight)
     assert network.classifier[1].weight.shape == (3, 1280)
 
 
@@ -167,12 +182,12 @@ def test_weights_that_do_not_fit_are_named_key_by_key():
     state["stray"] = state.pop("features.0.1.bias")
     with pytest.raises(CheckpointError) as error:
         load_state(build_network("mobilenet_v2", 3), state, "x.pth")
-    for words in (
+    for message in (
         "missing features.0.1.bias",
         "unexpected stray",
         "features.0.0.weight is (1,), the network's (32, 3, 3, 3)",
     ):
-        assert words in str(error.value)
+        assert message in str(error.value)
 
 
 class _Code:

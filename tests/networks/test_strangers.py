@@ -1,4 +1,4 @@
-"""Files from strangers: whatever they hold, they are read or refused in one line; no code runs, no memory fills."""
+"""Files of unknown origin are read or refused in one line; no code in them runs and they do not exhaust the memory."""
 
 import collections
 import io
@@ -31,16 +31,16 @@ def refusal(path: Path) -> str:
     text = str(error.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
-    assert "weights_only" not in text  # torch tells there how to run the code after all
+    assert "weights_only" not in text  # torch's advice on how to run the code
     return text
 
 
 def test_safetensors_are_taken_as_source_weights(tmp_path):
-    given = build_network("mobilenet_v2", 7).state_dict()
-    save_file(dict(given), tmp_path / "source.safetensors")
+    stored = build_network("mobilenet_v2", 7).state_dict()
+    save_file(dict(stored), tmp_path / "source.safetensors")
     state, origin = load_source_weights("mobilenet_v2", str(tmp_path / "source.safetensors"))
     assert origin == str(tmp_path / "source.safetensors")
-    assert all(torch.equal(state[name], value) for name, value in given.items())
+    assert all(torch.equal(state[name], value) for name, value in stored.items())
 
 
 @pytest.mark.parametrize("name", ["new.pth", "old.pth", "x.safetensors"])
@@ -52,11 +52,11 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, name):
     else:
         content = {**vars(Checkpoint(state, classes=["a"], epoch=1)), "top1": 50.0}
         torch.save(content, path, _use_new_zipfile_serialization=name == "new.pth")
-    whole = path.read_bytes()
+    original = path.read_bytes()
     load_checkpoint(path)
     refusals = []
     for _ in range(200):
-        path.write_bytes(mutated_bytes(whole, chance))
+        path.write_bytes(mutated_bytes(original, chance))
         try:
             load_checkpoint(path)
         except CheckpointError as error:
@@ -83,7 +83,7 @@ def test_a_field_of_another_type_is_named(tmp_path, wrong):
         load_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_key_that_would_steer_the_terminal_is_spelled_out():
+def test_control_characters_of_a_key_are_escaped():
     with pytest.raises(CheckpointError) as error:
         load_state(build_network("mobilenet_v2", 3), {"\x1b[31m\n": torch.ones(1)}, "x.pth")
     assert str(error.value).isprintable()
@@ -134,7 +134,7 @@ def archive(path: Path, content: bytes, storage: bytes = bytes(64), compression:
 
 
 def old_format(path: Path, tensor: _Tensor) -> None:
-    start = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    start = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
     end = pickle.dumps(["0"], 2) + struct.pack("<q", HUGE) + bytes(64)
     path.write_bytes(start + claim(tensor, old=True) + end)
 
@@ -153,7 +153,7 @@ class _Bytes:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """A GiB more than this process has already: what is refused only after it was allocated fails otherwise."""
+    """Limit the memory to a GiB more than this process has: a file that is refused after it was allocated fails."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, hard))

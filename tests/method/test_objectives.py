@@ -1,0 +1,58 @@
+"""What an objective needs of the networks, how terms are scaled and configured, and losses of a single class."""
+
+import pytest
+import torch
+
+from afa.method.catalogue import METHODS, LwFSettings
+from afa.method.classification import CLASSIFICATION_LOSSES
+from afa.method.objectives import Objective, required_inputs
+from afa.method.term import MapShape, Outputs, TermInputs
+
+SHAPE = MapShape(channels=3, height=2, width=2)
+LABELS = torch.tensor([0, 1, 1, 0])
+
+
+def outputs(seed: int) -> Outputs:
+    """Of a network with one aligned layer and two classes, for four images."""
+    generator = torch.Generator().manual_seed(seed)
+    maps, features, logits = (torch.randn(4, *shape, generator=generator) for shape in (SHAPE, (5,), (2,)))
+    return Outputs((maps,), features, logits)
+
+
+def objective(method: str, **inputs) -> Objective:
+    torch.manual_seed(0)
+    inputs = TermInputs(shapes=[SHAPE], old_head=(torch.ones(2, 5).cumsum(0), torch.zeros(2)), **inputs)
+    return Objective(METHODS[method], inputs, head=[torch.ones(1)], alpha=1.0, gamma=0.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_says_whether_its_terms_read_maps(name):
+    assert METHODS[name].reads_maps == ("maps" in required_inputs(METHODS[name]))
+
+
+@pytest.mark.parametrize(("method", "factor"), [("dfa", 3.0), ("ast", 1.0)])
+def test_only_sums_over_a_batch_are_scaled(method, factor):
+    plain, scaled = objective(method), objective(method)
+    scaled.summed_factor = 3.0
+    one, other = (o(outputs(0), outputs(1), LABELS) for o in (plain, scaled))
+    assert one.alignment > 0
+    torch.testing.assert_close(other.alignment, factor * one.alignment)
+    assert other.classification == one.classification
+
+
+def test_the_temperature_of_lwf_is_a_setting():
+    default, two, four = (
+        objective("lwf", settings=settings)(outputs(0), outputs(1), LABELS).alignment
+        for settings in (None, LwFSettings(2.0), LwFSettings(4.0))
+    )
+    assert default == two
+    assert default != four
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_with_one_class_the_loss_and_its_gradient_are_zero(name):
+    logits = torch.randn(4, 1, requires_grad=True)
+    loss = CLASSIFICATION_LOSSES[name](logits, torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.eq(0).all()
