@@ -55,7 +55,7 @@ def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[s
 
 
 class FeatureNetwork(nn.Module):
-    """The trained network. Parameters on which no output depends (Inception's auxiliary head) are frozen.
+    """The trained network, which also returns the maps of its aligned layers.
 
     Args:
         network: a classification network; ``network.state_dict()`` is what is saved.
@@ -89,10 +89,6 @@ class FeatureNetwork(nn.Module):
         # In a tuple, so that its parameters are not registered a second time.
         self._extractor = (layer_extractor(network, aligned_layers, nodes),)
         replace_relu6(network)  # after tracing: torch.fx cannot trace the replacement
-        used = {id(parameter) for parameter in self._extractor[0].parameters()}
-        for parameter in network.parameters():
-            if id(parameter) not in used:
-                parameter.requires_grad_(False)
 
     def compile_training(self) -> None:
         """Compile forward and backward passes in train mode with torch.compile.
@@ -148,9 +144,14 @@ class FeatureNetwork(nn.Module):
         return list(self.network.get_submodule(self._head).parameters())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the head's, frozen ones included."""
+        """All parameters but the head's."""
         head = {id(parameter) for parameter in self.head_parameters()}
         return [parameter for parameter in self.network.parameters() if id(parameter) not in head]
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Parameters on which no output depends: Inception's auxiliary head."""
+        used = {id(parameter) for parameter in self._extractor[0].parameters()}
+        return [parameter for parameter in self.network.parameters() if id(parameter) not in used]
 
     @torch.no_grad()
     def map_shapes(self, image_size: int) -> list[MapShape]:
