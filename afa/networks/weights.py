@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from afa.errors import CheckpointError, one_line
 
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel's and torch.compile's
-
 
 def load_file_safely(path: Path) -> dict:
     """The content of a .pth or .safetensors file: tensors and plain values. No code in the file is ever run.
@@ -71,7 +69,7 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
         # A few bytes can claim a tensor that would exhaust any memory once it is copied.
         if not (is_dense and is_plain and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()):
             raise CheckpointError(f"{path}: {name} is not a plain tensor with all of its values in the file")
-    for prefix in _WRAPPERS:
+    for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
@@ -86,10 +84,10 @@ def load_state(
         CheckpointError: keys are missing, unexpected or of another shape; it names the first ten.
     """
     own = {name: value for name, value in network.state_dict().items() if name not in without}
-    # torch before 1.0 did not keep these counters; with a momentum no forward pass reads them.
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
     loaded = {name: value for name, value in state.items() if name not in without}
-    problems = [f"missing {name}" for name in own if name not in loaded and name not in optional]
+    # torch before 1.0 did not keep these counters; with a momentum no forward pass reads them.
+    missing = [name for name in own if name not in loaded and not name.endswith("num_batches_tracked")]
+    problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in loaded if name not in own]
     problems += [
         f"{name} is {tuple(loaded[name].shape)}, the network's {tuple(own[name].shape)}"
