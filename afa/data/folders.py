@@ -1,7 +1,8 @@
-"""Image folders: ``<root>/{train,test}/<class>/*`` -> paths, labels, class names."""
+"""Image folders ``<root>/{train,test}/<class>/*``: paths, labels and class names."""
 
 import difflib
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Collection, Iterable, Sequence
@@ -11,14 +12,13 @@ from pathlib import Path
 from afa.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_SHOWN = 5  # names listed in one line of an error
 
 
 @dataclass(frozen=True)
 class ImageFolder:
     """Images with their labels.
 
-    ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``; every path is below ``root``.
+    ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``. All paths are below ``root``.
     """
 
     root: Path
@@ -30,10 +30,10 @@ class ImageFolder:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the relative paths and the sizes of the files in bytes, in order.
+        """SHA-256 (hex) of the relative paths and sizes in bytes of the files, in order.
 
         Raises:
-            DataError: files that are gone, one line each.
+            DataError: files that do not exist, one line each.
         """
         digest, problems = hashlib.sha256(), []
         for path in self.paths:
@@ -42,22 +42,27 @@ class ImageFolder:
             except OSError as error:
                 problems.append(f"{path}: {error.strerror}")
                 continue
-            # Neither "\0" nor "\n" with a size before it can be part of a name, so no two lists give the same bytes.
+            # A name contains no "\0" and a size no "\n", so no two lists give the same bytes.
             digest.update(os.fsencode(path.relative_to(self.root).as_posix()) + b"\0%d\n" % size)
         if problems:
             raise DataError(problems)
         return digest.hexdigest()
 
+    def subset(self, indices: Sequence[int]) -> "ImageFolder":
+        """The images at ``indices``, with all classes."""
+        paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)
+        return ImageFolder(self.root, paths, labels, self.classes)
+
 
 def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """The folders ``<root>/train`` and ``<root>/test``, with the same classes.
+    """List ``<root>/train`` and ``<root>/test``, which must have the same classes.
 
     Raises:
-        DataError: every problem of both folders, one line each.
+        DataError: all problems of both folders, one line each.
     """
     if not root.is_dir():
         layout = f"expected {root / 'train' / '<class>' / '*'} and {root / 'test' / '<class>' / '*'}"
-        raise DataError(f"{_missing(root)}; {layout}")
+        raise DataError(f"{_explain_missing(root)}; {layout}")
     splits, problems = [], []
     for name in ("train", "test"):
         try:
@@ -69,95 +74,81 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
     train, test = splits
     if train.classes != test.classes:
         only = {"train": set(train.classes) - set(test.classes), "test": set(test.classes) - set(train.classes)}
-        sides = "; ".join(f"only in {name}: {_few(classes)}" for name, classes in only.items() if classes)
-        raise DataError(f"{root}: train and test differ in their classes; {sides}")
+        names = "; ".join(f"only in {name}: {_first_few(classes)}" for name, classes in only.items() if classes)
+        raise DataError(f"{root}: train and test have different classes; {names}")
     return train, test
 
 
 def scan_split(root: Path) -> ImageFolder:
-    """The images of the class folders in ``root``: classes by name, images by relative path.
+    """List the images of the class folders in ``root``: classes in the order of names, images of relative paths.
 
-    Nested folders belong to their class, links are followed, hidden names skipped, as
-    far as torchvision's ImageFolder goes; an image is told by its ending, in any case.
+    As in torchvision's ImageFolder, nested folders belong to their class, and links are followed.
+    Hidden names are skipped. An image is recognised by its extension, in upper or lower case.
 
     Raises:
-        DataError: a folder that is missing, unreadable, or empty; one line each.
+        DataError: folders that are missing, unreadable or without images, one line each.
     """
     if not root.is_dir():
-        raise DataError(_missing(root))
+        raise DataError(_explain_missing(root))
+    try:
+        classes = _subfolders(root)
+    except OSError as error:
+        raise DataError(f"{root}: cannot be read: {error.strerror}") from None
+    if not classes:
+        raise DataError(f"{root}: no class folder in it; expected {root / '<class>' / '*'}")
     problems: list[str] = []
-    classes = _class_names(root, problems)
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = _images(root / name, problems)
-        paths += found
-        labels += [label] * len(found)
+    images = [_find_images(root / name, problems) for name in classes]
     if problems:
         raise DataError(problems)
-    return ImageFolder(root, tuple(paths), tuple(labels), tuple(classes))
+    labels = tuple(label for label, found in enumerate(images) for _ in found)
+    return ImageFolder(root, tuple(itertools.chain(*images)), labels, tuple(classes))
 
 
 def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
-    """Split ``folder`` a class at a time into what stays and what is held out, order kept.
+    """Split ``folder``, class by class, into the images that stay and those that are held out; both keep the order.
 
-    Each class gives ``round(fraction * n)`` of its ``n`` images, at least one, and keeps at least one.
+    Of the ``n`` images of a class, ``round(fraction * n)`` are held out, but at least 1 and at most ``n - 1``.
 
     Raises:
-        DataError: classes of a single image, one line each.
+        DataError: classes with a single image, one line each.
     """
     members: list[list[int]] = [[] for _ in folder.classes]
     for index, label in enumerate(folder.labels):
         members[label].append(index)
     single = [name for name, own in zip(folder.classes, members, strict=True) if len(own) < 2]
     if single:
-        raise DataError([f"{folder.root / name}: a single image; holding one out needs at least 2" for name in single])
+        raise DataError(
+            [f"{folder.root / name}: a single image; at least 2 are needed to hold one out" for name in single]
+        )
     held: set[int] = set()
     for name, own in zip(folder.classes, members, strict=True):
         count = min(max(round(fraction * len(own)), 1), len(own) - 1)
-        # A stream a class: an image more in one class leaves the choice in all others as it is.
+        # Each class has its own generator: another image in one class does not change the choice in the others.
         held.update(random.Random(f"{seed}/{name}").sample(own, count))
-    stays = [index for index in range(len(folder)) if index not in held]
-    return _subset(folder, stays), _subset(folder, sorted(held))
+    return folder.subset([index for index in range(len(folder)) if index not in held]), folder.subset(sorted(held))
 
 
 def without(folder: ImageFolder, bad: Collection[Path]) -> ImageFolder:
-    """``folder`` less the images ``bad``, order and classes kept.
+    """``folder`` without the images ``bad``, in the same order and with the same classes.
 
     Raises:
-        DataError: classes of which no image is left, one line each.
+        DataError: classes that have no other image, one line each.
     """
     bad = set(bad)
-    rest = _subset(folder, [index for index, path in enumerate(folder.paths) if path not in bad])
+    rest = folder.subset([index for index, path in enumerate(folder.paths) if path not in bad])
     lost = set(folder.labels) - set(rest.labels)
     if lost:
         raise DataError([f"{folder.root / folder.classes[label]}: no good image is left" for label in sorted(lost)])
     return rest
 
 
-def _subset(folder: ImageFolder, indices: Sequence[int]) -> ImageFolder:
-    paths = tuple(folder.paths[index] for index in indices)
-    return ImageFolder(folder.root, paths, tuple(folder.labels[index] for index in indices), folder.classes)
-
-
-def _class_names(root: Path, problems: list[str]) -> list[str]:
-    try:
-        names = _folders_in(root)
-    except OSError as error:
-        problems.append(f"{root}: cannot be read: {error.strerror}")
-        return []
-    if not names:
-        problems.append(f"{root}: no class folder in it; expected {root / '<class>' / '*'}")
-    return names
-
-
-def _folders_in(folder: Path) -> list[str]:
+def _subfolders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(folder: Path, problems: list[str]) -> list[Path]:
-    """The images below a class folder by relative path; a problem where there is none."""
+def _find_images(folder: Path, problems: list[str]) -> list[Path]:
+    """The images below a class folder in the order of paths; appends to ``problems`` if there are none."""
     before = len(problems)
     found: list[Path] = []
     others: set[str] = set()
@@ -169,7 +160,7 @@ def _images(folder: Path, problems: list[str]) -> list[Path]:
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         real = os.path.realpath(parent)
-        if real in seen:  # a link back to a folder above would be walked for ever
+        if real in seen:  # a link to a parent folder would be followed forever
             folders.clear()
             continue
         seen.add(real)
@@ -181,28 +172,28 @@ def _images(folder: Path, problems: list[str]) -> list[Path]:
             else:
                 others.add(Path(name).suffix or name)
     if not found and len(problems) == before:
-        beside = f"; it holds {_few(others)} files" if others else ""
-        problems.append(f"{folder}: no image in this class ({' '.join(EXTENSIONS)}){beside}")
-    return sorted(found, key=str)  # a path by itself would sort part by part
+        contents = f"; it contains {_first_few(others)} files" if others else ""
+        problems.append(f"{folder}: no image in this class ({' '.join(EXTENSIONS)}){contents}")
+    return sorted(found, key=str)  # Path objects would sort by their components
 
 
-def _missing(folder: Path) -> str:
-    """Why ``folder`` is none, what is there beside it, and which of that may be meant."""
+def _explain_missing(folder: Path) -> str:
+    """Why ``folder`` is not a folder, which folders are next to it, and which of them may be meant."""
     if folder.exists():
         return f"{folder}: not a folder"
     if not folder.parent.is_dir():
         return f"{folder}: no such folder; {folder.parent} does not exist either"
     try:
-        beside = _folders_in(folder.parent)
+        siblings = _subfolders(folder.parent)
     except OSError as error:
         return f"{folder}: no such folder; {folder.parent} cannot be read: {error.strerror}"
-    by_lower = {name.lower(): name for name in beside}
+    by_lower = {name.lower(): name for name in siblings}
     close = difflib.get_close_matches(folder.name.lower(), by_lower, n=1)
     meant = f", did you mean '{by_lower[close[0]]}'?" if close else ""
-    return f"{folder}: no such folder{meant} (beside it: {_few(beside) if beside else 'no folder'})"
+    return f"{folder}: no such folder{meant} (next to it: {_first_few(siblings) if siblings else 'no folder'})"
 
 
-def _few(names: Iterable[str]) -> str:
+def _first_few(names: Iterable[str], limit: int = 5) -> str:
     ordered = sorted(names)
-    more = len(ordered) - _SHOWN
-    return ", ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(ordered) - limit
+    return ", ".join(ordered[:limit]) + (f" and {more} more" if more > 0 else "")

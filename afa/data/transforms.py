@@ -1,13 +1,12 @@
-"""The paper's section 5.1, numbers in one place: pixels of an image -> inputs of the network.
+"""Preprocessing and augmentation of section 5.1 of the paper: pixels of an image -> inputs of the network.
 
-What comes before the first random draw is done once an image and kept as 8-bit pixels
-of a fixed shape, a *canvas*. What is drawn is drawn for a whole epoch at once, as a
-table indexed by image, from (seed, epoch) alone: no pixel depends on the number of
-processes, or on where an epoch was taken up again. Crop, flip and the step to floats
-run on whole batches, on their device.
+The steps before the first random one are done once per image; their result, 8-bit pixels of a
+fixed shape, is a *canvas*. The random numbers of an epoch are drawn at once, for all images, from
+(seed, epoch) alone: no pixel depends on the number of processes, or on where an epoch was resumed.
+Crop, flip and the conversion to floats process batches, on their device.
 
-Dimensions: B images, V views of an image, R side of the resized image, S side of the
-network's input; colours R, G, B.
+Dimensions: B images, V views per image, R side of the resized image, S side of the network's
+input. Colours are in the order R, G, B.
 """
 
 import functools
@@ -21,20 +20,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 
-from afa.data.images import MAX_PIXELS, read_image
-
-__all__ = [
-    "AUGMENTATIONS",
-    "Draws",
-    "Preprocessing",
-    "augment",
-    "draw_augmentation",
-    "draw_order",
-    "normalise",
-    "read_image",
-    "resize_side",
-    "test_views",
-]
+from afa.data.images import MAX_PIXELS
 
 AUGMENTATIONS = ("default", "improved")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def resize_side(image_size: int) -> int:
-    """Side in pixels to which an image is resized before the crop of ``image_size``: 256 for 224, 320 for 299."""
+    """Side in pixels of the resized image, from which ``image_size`` is cropped: 256 for 224, 320 for 299."""
     if image_size == 299:  # the paper's exception; 8/7 of 299 would be 342
         return 320
     return round(image_size * 8 / 7)
@@ -50,9 +36,9 @@ def resize_side(image_size: int) -> int:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done with each image before any draw.
+    """The deterministic steps of one augmentation.
 
-    ``default`` squeezes the image into a square; ``improved`` keeps the aspect and tests on ten crops.
+    ``default`` resizes the image to a square; ``improved`` keeps its aspect ratio and tests on ten crops.
     """
 
     image_size: int
@@ -64,18 +50,18 @@ class Preprocessing:
 
     @property
     def views(self) -> int:
-        """Views of a test image whose logits are averaged: 1 or 10."""
+        """Number of views of a test image whose logits are averaged: 1 or 10."""
         return 10 if self.augmentation == "improved" else 1
 
     def train_canvas(self, image: Image.Image) -> np.ndarray:
         """RGB image of any size -> uint8 (R, R, 3).
 
         Raises:
-            ValueError: the image is too long for its height.
+            ValueError: the aspect ratio is too extreme for ``improved``.
         """
         resized = self._resize(image)
         if self.augmentation == "improved":
-            # The paper flips before this crop: where an odd number of columns goes, a flipped image is one column off.
+            # The paper flips before this crop, which shifts the flipped image by one column if an odd number is cut.
             resized = TF.center_crop(resized, [resize_side(self.image_size)])
         return np.array(resized)
 
@@ -83,7 +69,7 @@ class Preprocessing:
         """RGB image of any size -> uint8 (V, S, S, 3): the centre, or four corners and the centre.
 
         Raises:
-            ValueError: the image is too long for its height.
+            ValueError: the aspect ratio is too extreme for ``improved``.
         """
         resized = self._resize(image)
         size = [self.image_size, self.image_size]
@@ -97,12 +83,12 @@ class Preprocessing:
             return TF.resize(image, [side, side])
         if side * side * max(image.size) > MAX_PIXELS * min(image.size):
             shape = f"{image.width} x {image.height} pixels"
-            raise ValueError(f"{shape} with its short side brought to {side} would be too large; cut it")
+            raise ValueError(f"{shape}: too large after resizing the short side to {side}; crop the image")
         return TF.resize(image, [side])
 
 
 class Draws(NamedTuple):
-    """Random part of an epoch's preprocessing, one entry an image: crop offsets in pixels (int64), flip (bool)."""
+    """Random numbers of one epoch, an entry per image: crop offsets in pixels (int64), flip (bool)."""
 
     top: Tensor
     left: Tensor
@@ -110,7 +96,7 @@ class Draws(NamedTuple):
 
 
 def draw_augmentation(seed: int, epoch: int, count: int, preprocessing: Preprocessing) -> Draws:
-    """Draws of ``epoch`` for ``count`` images, a pure function of its arguments."""
+    """Draws of ``epoch`` for ``count`` images: a pure function of the arguments."""
     generator = _generator("augmentation", seed, epoch)
     offsets = resize_side(preprocessing.image_size) - preprocessing.image_size + 1
     top, left = torch.randint(offsets, (2, count), generator=generator)
@@ -119,24 +105,24 @@ def draw_augmentation(seed: int, epoch: int, count: int, preprocessing: Preproce
 
 
 def draw_order(seed: int, epoch: int, count: int) -> Tensor:
-    """Permutation (count,), int64, in which ``epoch`` goes through the images, a pure function of its arguments."""
+    """Order of the images in ``epoch``, a permutation (count,), int64: a pure function of the arguments."""
     return torch.randperm(count, generator=_generator("order", seed, epoch))
 
 
 def _generator(stream: str, seed: int, epoch: int) -> torch.Generator:
-    # Hashed: with seed + epoch, epoch 1 of seed 1 would be epoch 0 of seed 2, and the repeats of a run not independent.
+    # Hashed: with seed + epoch, epoch 1 of seed 1 would equal epoch 0 of seed 2, and repeats would not be independent.
     digest = hashlib.sha256(f"{stream}/{seed}/{epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int, rows: Tensor | None = None) -> Tensor:
-    """Flip, then crop each image by its own draws.
+    """Flip and crop each image by its own draws.
 
     Args:
         canvases: uint8 (N, R, R, 3).
-        top, left, flip: (B,), on the same device; the offsets count in the flipped image.
+        top, left, flip: (B,), on the same device; the offsets refer to the flipped image.
         size: S, side of the crop.
-        rows: (B,), the canvas of each image; None: all in order.
+        rows: (B,), the row in ``canvases`` of each image; None: all rows in order.
 
     Returns:
         uint8 (B, 3, S, S), channels last in memory.
@@ -148,7 +134,7 @@ def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 
 
 def _crop_by_copies(canvases: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
-    """For a CPU, where copying rows takes a fifth of the time of looking up pixels: -> (B, S, S, 3)."""
+    """(B, S, S, 3) on a CPU, where copying rows takes a fifth of the time of indexing pixels."""
     crops = canvases.new_empty(len(rows), size, size, 3)
     side = canvases.shape[2]
     draws = zip(rows.tolist(), top.tolist(), left.tolist(), flip.tolist(), strict=True)
@@ -160,55 +146,55 @@ def _crop_by_copies(canvases: Tensor, rows: Tensor, top: Tensor, left: Tensor, f
 
 
 def _crop_by_index(canvases: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
-    """For a card, without a round of the loop for each image: -> (B, S, S, 3)."""
+    """(B, S, S, 3) on a GPU, without a loop over the images."""
     side = canvases.shape[2]
     steps = torch.arange(size, device=canvases.device)
     lines = top[:, None] + steps  # (B, S)
     columns = left[:, None] + steps  # (B, S)
     columns = torch.where(flip[:, None], side - 1 - columns, columns)
     first = side * side * rows
-    places = first[:, None, None] + side * lines[:, :, None] + columns[:, None, :]  # (B, S, S)
-    return canvases.reshape(-1, 3).index_select(0, places.flatten()).view(*places.shape, 3)
+    pixels = first[:, None, None] + side * lines[:, :, None] + columns[:, None, :]  # (B, S, S)
+    return canvases.reshape(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
 
 
 def test_views(canvases: Tensor, augmentation: str) -> Tensor:
-    """Test canvases -> views, those of one image one after the other.
+    """Views of test canvases; those of one image are consecutive.
 
     Args:
         canvases: uint8 (B, V, S, S, 3).
-        augmentation: ``improved`` adds the mirror images, in the order of torchvision's TenCrop.
+        augmentation: ``improved`` adds mirrored views, in the order of torchvision's TenCrop.
 
     Returns:
         uint8 (B * 1 or B * 10, 3, S, S), channels last in memory.
     """
     if augmentation == "improved":
-        # A left corner of the mirror image is a mirrored right corner. TenCrop's mirrored centre
-        # is one column off this one where width - S is odd: it rounds to the left in both.
+        # A left corner of the mirrored image is a mirrored right corner. If width - S is odd, TenCrop's
+        # mirrored centre is one column off this one: TenCrop rounds to the left in both images.
         mirrored = canvases[:, [1, 0, 3, 2, 4]].flip(3)
         canvases = torch.cat([canvases, mirrored], dim=1)  # (B, 10, S, S, 3)
     return canvases.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) -> float32 of the same shape, channels last, with ImageNet's mean and standard deviation.
+    """Normalise with ImageNet's mean and standard deviation: uint8 (B, 3, S, S) -> float32 (B, 3, S, S), channels last.
 
-    The arithmetic of torchvision's ToTensor and Normalize, bit for bit.
+    The result is bit-identical to torchvision's ToTensor and Normalize.
     """
-    pixels = images.permute(0, 2, 3, 1)  # as they lie in memory
+    pixels = images.permute(0, 2, 3, 1)  # the order in memory
     scale, mean, std = _statistics(pixels.shape[1:], images.device)
     floats = torch.empty(pixels.shape, device=images.device)
-    # On a CPU one image after the other, which stays in the processor's cache.
+    # On a CPU one image at a time, so that it stays in the processor's cache.
     at_once = 1 if images.device.type == "cpu" else max(len(pixels), 1)
-    for place, values in zip(floats.split(at_once), pixels.split(at_once), strict=True):
-        place.copy_(values).div_(scale).sub_(mean).div_(std)
+    for result, values in zip(floats.split(at_once), pixels.split(at_once), strict=True):
+        result.copy_(values).div_(scale).sub_(mean).div_(std)
     return floats.permute(0, 3, 1, 2)
 
 
 @functools.cache
 def _statistics(shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """255, mean and standard deviation for each value of an (H, W, 3) image."""
-    # For each, as a loop over three colours is three times slower on the CPU; and 255 as a tensor
-    # on the device, as CUDA turns a division by a plain number into a product with its rounded inverse.
+    """255, mean and standard deviation, each expanded to the (H, W, 3) values of an image."""
+    # Expanded, because a loop over three colours is three times slower on a CPU. 255 is a tensor, because
+    # CUDA replaces a division by a Python number by a multiplication with its rounded inverse.
     constants = torch.tensor([(255.0,) * 3, IMAGENET_MEAN, IMAGENET_STD], device=device)
     scale, mean, std = (constant.expand(shape).contiguous() for constant in constants)
     return scale, mean, std

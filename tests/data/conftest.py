@@ -1,4 +1,4 @@
-"""Small image folders, made anew for each test."""
+"""Small image folders, created for each test."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.data.pictures import noise
 
 @pytest.fixture
 def make_split(tmp_path: Path) -> Callable[..., Path]:
-    """``make_split(cat=3, dog=2)`` -> folder with so many images a class, of various sizes."""
+    """``make_split(cat=3, dog=2)``: create a folder with so many images per class, of different sizes."""
 
     def make(name: str = "train", **counts: int) -> Path:
         for label, (class_name, count) in enumerate(counts.items()):

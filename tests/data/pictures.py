@@ -1,9 +1,9 @@
-"""Pictures for the tests of this folder."""
+"""Images for tests."""
 
 import numpy as np
 from PIL import Image
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """RGB noise: no two pixels alike, so that a shift by one column shows."""
+    """RGB noise: neighbouring pixels differ, so that a shift by one column is detected."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""What is found in image folders, and what is said of folders that cannot be used."""
+"""Images and classes found in folders, and the errors for folders that cannot be used."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from afa.data.folders import hold_out, scan_dataset, scan_split, without
 from afa.errors import DataError
 
-ENDINGS = ".jpg .jpeg .png .bmp .gif .webp .tif .tiff"
+EXTENSIONS = ".jpg .jpeg .png .bmp .gif .webp .tif .tiff"
 
 
 def touch(root: Path, *names: str) -> None:
@@ -37,8 +37,8 @@ def test_classes_and_images_come_in_the_order_of_torchvision(make_split: Callabl
     assert len(ours) == 6
 
 
-def test_nested_folders_any_case_and_every_ending_count_and_hidden_names_do_not(tmp_path: Path) -> None:
-    wanted = [f"a/{index}{ending}" for index, ending in enumerate(ENDINGS.upper().split())]
+def test_nested_folders_and_extensions_in_any_case_are_found_and_hidden_names_are_not(tmp_path: Path) -> None:
+    wanted = [f"a/{index}{extension}" for index, extension in enumerate(EXTENSIONS.upper().split())]
     touch(tmp_path, *wanted, "a/deep/er/犬.Jpg", "a/._1.jpg", "a/.cache/1.jpg", "a/readme.txt", ".git/1.jpg", "b.jpg")
     assert relative(tmp_path) == [*wanted, "a/deep/er/犬.Jpg"]
 
@@ -52,7 +52,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert relative(tmp_path / "root") == ["a/2.jpg", "a/4.jpg", "a/link/1.jpg", "a/sub/3.jpg", "b/1.jpg"]
 
 
-def test_every_problem_of_a_split_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_of_a_split_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/1.jpg", "b/notes.txt", "b/2.npy", "c/1.jpg")
     (tmp_path / "d").mkdir()
     scandir = os.scandir
@@ -62,11 +62,11 @@ def test_every_problem_of_a_split_is_named_at_once(tmp_path: Path, monkeypatch: 
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", deny)  # root may read everything, so mode bits would not do
+    monkeypatch.setattr(os, "scandir", deny)  # mode bits do not restrict root
     assert lines_of(scan_split, tmp_path) == [
-        f"{tmp_path / 'b'}: no image in this class ({ENDINGS}); it holds .npy, .txt files",
+        f"{tmp_path / 'b'}: no image in this class ({EXTENSIONS}); it contains .npy, .txt files",
         f"{tmp_path / 'c'}: cannot be read: Permission denied",
-        f"{tmp_path / 'd'}: no image in this class ({ENDINGS})",
+        f"{tmp_path / 'd'}: no image in this class ({EXTENSIONS})",
     ]
 
 
@@ -76,33 +76,31 @@ def test_a_split_without_class_folders(tmp_path: Path) -> None:
     assert lines_of(scan_split, tmp_path / "1.jpg") == [f"{tmp_path}/1.jpg: not a folder"]
 
 
-def test_a_missing_data_set_names_the_nearest_and_the_layout(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_reported_with_the_closest_name_and_the_layout(tmp_path: Path) -> None:
     for name in ("Stanford_Dogs", "CUB-200-2011", ".hidden"):
         (tmp_path / name).mkdir()
     missing = tmp_path / "stanford_dog"
     layout = f"expected {missing}/train/<class>/* and {missing}/test/<class>/*"
-    beside = "(beside it: CUB-200-2011, Stanford_Dogs)"
+    siblings = "(next to it: CUB-200-2011, Stanford_Dogs)"
     assert lines_of(scan_dataset, missing) == [
-        f"{missing}: no such folder, did you mean 'Stanford_Dogs'? {beside}; {layout}"
+        f"{missing}: no such folder, did you mean 'Stanford_Dogs'? {siblings}; {layout}"
     ]
     far = tmp_path / "nowhere" / "Dogs"
     assert lines_of(scan_dataset, far)[0].startswith(f"{far}: no such folder; {far.parent} does not exist either; ")
 
 
-def test_both_splits_are_looked_at(tmp_path: Path) -> None:
+def test_problems_of_both_splits_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "TRAIN/a/1.jpg")
     assert lines_of(scan_dataset, tmp_path) == [
-        f"{tmp_path}/train: no such folder, did you mean 'TRAIN'? (beside it: TRAIN)",
-        f"{tmp_path}/test: no such folder (beside it: TRAIN)",
+        f"{tmp_path}/train: no such folder, did you mean 'TRAIN'? (next to it: TRAIN)",
+        f"{tmp_path}/test: no such folder (next to it: TRAIN)",
     ]
 
 
 def test_train_and_test_need_the_same_classes(tmp_path: Path) -> None:
     touch(tmp_path, *(f"train/{name}/1.jpg" for name in "abcdefgh"), "test/a/1.jpg", "test/z/1.jpg")
-    line = (
-        f"{tmp_path}: train and test differ in their classes; only in train: b, c, d, e, f and 2 more; only in test: z"
-    )
-    assert lines_of(scan_dataset, tmp_path) == [line]
+    only = "only in train: b, c, d, e, f and 2 more; only in test: z"
+    assert lines_of(scan_dataset, tmp_path) == [f"{tmp_path}: train and test have different classes; {only}"]
 
 
 def test_a_good_data_set(tmp_path: Path) -> None:
@@ -111,7 +109,7 @@ def test_a_good_data_set(tmp_path: Path) -> None:
     assert (train.labels, test.labels, train.root) == ((0, 1), (0, 1, 1), tmp_path / "train")
 
 
-def test_the_fingerprint_follows_names_and_sizes_and_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_names_and_sizes_and_not_on_the_root(tmp_path: Path) -> None:
     touch(tmp_path / "one", "a/1.jpg", "a/2.jpg")
     touch(tmp_path / "two", "a/1.jpg", "a/2.jpg")
     first, second = (scan_split(tmp_path / name) for name in ("one", "two"))
@@ -126,7 +124,7 @@ def test_the_fingerprint_follows_names_and_sizes_and_not_the_place(tmp_path: Pat
 @pytest.mark.parametrize(
     ("fraction", "held"), [(0.1, (1, 1, 2)), (0.5, (1, 2, 10)), (0.9, (1, 3, 18)), (1.0, (1, 3, 19))]
 )
-def test_hold_out_takes_its_share_of_each_class(tmp_path: Path, fraction: float, held: tuple[int, ...]) -> None:
+def test_hold_out_takes_the_fraction_of_each_class(tmp_path: Path, fraction: float, held: tuple[int, ...]) -> None:
     touch(
         tmp_path,
         *(f"{name}/{index:02}.jpg" for name, count in (("a", 2), ("b", 4), ("c", 20)) for index in range(count)),
@@ -140,7 +138,7 @@ def test_hold_out_takes_its_share_of_each_class(tmp_path: Path, fraction: float,
     assert all(path.parent.name == "abc"[label] for path, label in zip(train.paths, train.labels, strict=True))
 
 
-def test_hold_out_depends_on_its_seed_and_on_nothing_else(tmp_path: Path) -> None:
+def test_hold_out_depends_only_on_its_seed(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{name}/{index:02}.jpg" for name in "ab" for index in range(20)))
     folder = scan_split(tmp_path)
     before = hold_out(folder, 0.5, seed=1)
@@ -156,11 +154,11 @@ def test_hold_out_depends_on_its_seed_and_on_nothing_else(tmp_path: Path) -> Non
 def test_hold_out_refuses_classes_of_one_image(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg", "c/1.jpg")
     assert lines_of(hold_out, scan_split(tmp_path), 0.5, 1) == [
-        f"{tmp_path}/{name}: a single image; holding one out needs at least 2" for name in "ac"
+        f"{tmp_path}/{name}: a single image; at least 2 are needed to hold one out" for name in "ac"
     ]
 
 
-def test_without_leaves_bad_images_out(tmp_path: Path) -> None:
+def test_without_removes_bad_images(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")
     folder = scan_split(tmp_path)
     rest = without(folder, [tmp_path / "a/1.jpg", tmp_path / "b/2.jpg"])

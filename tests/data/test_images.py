@@ -1,4 +1,4 @@
-"""Odd image files: those that are read have torchvision's pixels, those that are not get one line."""
+"""Unusual image files are read with torchvision's pixels, or refused with one line."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.data.pictures import noise
 RGB = noise(31, 22)
 PALETTE = RGB.quantize(16)
 EXIF = Image.Exif()
-EXIF[0x0112] = 6  # turned by a quarter
+EXIF[0x0112] = 6  # rotated by 90 degrees
 
 GOOD: dict[str, Callable[[Path], None]] = {
     "plain.jpg": lambda path: RGB.save(path, "JPEG"),
@@ -50,20 +50,20 @@ def test_pixels_are_those_of_torchvision(name: str, tmp_path: Path) -> None:
         warnings.simplefilter("error")
         image = read_image(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's on the alphas of a palette
+        warnings.simplefilter("ignore")  # Pillow's warning about the alphas of a palette
         expected = pil_loader(path)
     assert (image.mode, image.size) == ("RGB", (31, 22))
     assert image.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
-    ("mode", "dtype", "ending"), [("I;16", "<u2", "png"), ("I", "<i4", "tiff"), ("I;16B", ">u2", "tiff")]
+    ("mode", "dtype", "extension"), [("I;16", "<u2", "png"), ("I", "<i4", "tiff"), ("I;16B", ">u2", "tiff")]
 )
-def test_16_bit_grey_is_scaled(mode: str, dtype: str, ending: str, tmp_path: Path) -> None:
+def test_16_bit_grey_is_scaled(mode: str, dtype: str, extension: str, tmp_path: Path) -> None:
     values = np.linspace(0, 65535, 31 * 22).astype(dtype).reshape(22, 31)
     stored = Image.frombytes(mode, (31, 22), values.tobytes())
-    stored.save(tmp_path / f"grey.{ending}")
-    pixels = np.asarray(read_image(tmp_path / f"grey.{ending}"))
+    stored.save(tmp_path / f"grey.{extension}")
+    pixels = np.asarray(read_image(tmp_path / f"grey.{extension}"))
     assert np.array_equal(pixels, np.repeat(values[..., None] // 256, 3, axis=2))
     assert (pixels.min(), pixels.max()) == (0, 255)
 
@@ -73,8 +73,8 @@ def cut(path: Path, format: str, keep: float) -> None:
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
 
 
-TOO_LARGE = "million pixels, at most 89 are decoded; make it smaller"
-UNKNOWN_RANGE = "32-bit pixels, of which the range is not known; save it with 8 or 16 bits"
+TOO_LARGE = "million pixels, the maximum is 89 million; make it smaller"
+UNKNOWN_RANGE = "cannot be decoded: 32-bit pixels of unknown range; save the image with 8 or 16 bits"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut.jpg": (lambda path: cut(path, "JPEG", 0.9), "truncated: the end of the image is missing"),
     "cut.png": (lambda path: cut(path, "PNG", 0.5), "truncated: the end of the image is missing"),
@@ -93,14 +93,14 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "float.tiff": (lambda path: Image.new("F", (4, 4), 0.5).save(path), UNKNOWN_RANGE),
     "int32.tiff": (lambda path: Image.new("I", (4, 4), 65536).save(path), UNKNOWN_RANGE),
     "gone.jpg": (lambda path: None, "no such file"),
-    "link.jpg": (lambda path: path.symlink_to("nothing"), "a link to a file that is gone"),
+    "link.jpg": (lambda path: path.symlink_to("nothing"), "a link to a file that does not exist"),
     "folder.jpg": (lambda path: path.mkdir(), "cannot be decoded: [Errno 21] Is a directory: '{path}'"),
 }
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BAD)
-def test_one_line_says_what_is_wrong(name: str, tmp_path: Path) -> None:
+def test_one_line_explains_the_problem(name: str, tmp_path: Path) -> None:
     make, reason = BAD[name]
     make(tmp_path / name)
     with pytest.raises(DataError) as caught:
@@ -112,12 +112,12 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", deny)  # root may read everything, so mode bits would not do
+    monkeypatch.setattr(Path, "open", deny)  # mode bits do not restrict root
     with pytest.raises(DataError, match=r"a\.jpg: no permission to read it$"):
         read_image(tmp_path / "a.jpg")
 
 
-def test_a_shape_that_cannot_be_laid_out_is_named_with_its_path(tmp_path: Path) -> None:
+def test_an_error_of_make_canvas_is_reported_with_the_path(tmp_path: Path) -> None:
     def refuse(image: Image.Image) -> np.ndarray:
         raise ValueError(f"{image.width} is too wide")
 

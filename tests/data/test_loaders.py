@@ -1,4 +1,4 @@
-"""The same batches from memory, from files, with any number of workers, and from the middle of an epoch."""
+"""The batches are the same from memory, from files, with any number of workers, and from the middle of an epoch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
 
 from afa.data import loaders
-from afa.data.cache import load_canvases
+from afa.data.decoding import load_canvases
 from afa.data.folders import ImageFolder, scan_split
 from afa.data.images import read_image
 from afa.data.loaders import Batch, TrainLoader
@@ -26,7 +27,7 @@ def folder(make_split: Callable[..., Path]) -> ImageFolder:
 
 
 def train_loader(folder: ImageFolder, mode: str = "default", *, workers: int | None = 0, seed: int = 1) -> TrainLoader:
-    """Batches of 5 from files, or with ``workers`` None from memory."""
+    """Batches of 5 from files or, if ``workers`` is None, from memory."""
     preprocessing = Preprocessing(32, mode)
     canvases = load_canvases(folder.paths, preprocessing.train_canvas, workers=1)[0] if workers is None else None
     return TrainLoader(
@@ -49,12 +50,12 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
     return len(ours) == len(theirs) and all(
         torch.equal(entry, other)
         for own, others in zip(ours, theirs, strict=True)
-        for entry, other in zip(own[:3], others[:3], strict=True)
+        for entry, other in zip(own, others, strict=True)
     )
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_epoch_is_what_its_order_and_draws_say(folder: ImageFolder, mode: str) -> None:
+def test_an_epoch_follows_its_order_and_draws(folder: ImageFolder, mode: str) -> None:
     loader = train_loader(folder, mode)
     batches = list(loader.epoch(2))
     assert [len(batch.images) for batch in batches] == [5, 5, 5, 3]
@@ -79,11 +80,11 @@ def test_workers_and_memory_change_nothing(folder: ImageFolder, mode: str) -> No
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
-def test_an_epoch_taken_up_in_the_middle_goes_on_the_same(folder: ImageFolder, workers: int | None) -> None:
-    whole = list(train_loader(folder).epoch(3))
+def test_an_epoch_resumed_in_the_middle_continues_identically(folder: ImageFolder, workers: int | None) -> None:
+    complete = list(train_loader(folder).epoch(3))
     loader = train_loader(folder, workers=workers)
     for start in (0, 2, 4):
-        assert same(list(loader.epoch(3, start=start)), whole[start:])
+        assert same(list(loader.epoch(3, start=start)), complete[start:])
 
 
 def test_epochs_and_seeds_differ(folder: ImageFolder) -> None:
@@ -93,7 +94,7 @@ def test_epochs_and_seeds_differ(folder: ImageFolder) -> None:
 
 
 @pytest.mark.parametrize("workers", [None, 0, 1])
-def test_the_global_random_state_is_left_alone(folder: ImageFolder, workers: int | None) -> None:
+def test_the_global_random_state_does_not_change(folder: ImageFolder, workers: int | None) -> None:
     train, test = train_loader(folder, workers=workers), test_loader(folder, "improved", workers=workers)
     before: Tensor = torch.get_rng_state()
     list(train.epoch(0))
@@ -103,7 +104,7 @@ def test_the_global_random_state_is_left_alone(folder: ImageFolder, workers: int
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", [None, 0, 2])
-def test_the_test_set_comes_whole_and_in_order(folder: ImageFolder, mode: str, workers: int | None) -> None:
+def test_the_test_set_is_complete_and_in_order(folder: ImageFolder, mode: str, workers: int | None) -> None:
     loader = test_loader(folder, mode, workers=workers)
     batches = list(loader)
     views = {"default": 1, "improved": 10}[mode]
@@ -118,7 +119,7 @@ def test_the_test_set_comes_whole_and_in_order(folder: ImageFolder, mode: str, w
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_named_in_the_main_process(folder: ImageFolder, workers: int) -> None:
+def test_a_bad_image_is_reported_in_the_main_process(folder: ImageFolder, workers: int) -> None:
     folder.paths[7].write_text("<html>")
     line = f"{folder.paths[7]}: not an image: begins with b'<html>'"
     for batches in (
@@ -131,7 +132,7 @@ def test_a_bad_image_is_named_in_the_main_process(folder: ImageFolder, workers: 
 
 
 def test_canvases_of_another_folder_are_refused(folder: ImageFolder) -> None:
-    with pytest.raises(ValueError, match="3 canvases of 18 images"):
+    with pytest.raises(ValueError, match="3 canvases for 18 images"):
         TrainLoader(
             folder,
             Preprocessing(32),
@@ -141,3 +142,54 @@ def test_canvases_of_another_folder_are_refused(folder: ImageFolder) -> None:
             num_workers=0,
             canvases=np.zeros((3, 37, 37, 3), np.uint8),
         )
+
+
+def own_batches(folder: ImageFolder, rank: int, world_size: int, canvases: np.ndarray | None = None) -> list[Batch]:
+    loader = TrainLoader(
+        folder,
+        Preprocessing(32),
+        batch_size=5,
+        seed=1,
+        device=CPU,
+        num_workers=0,
+        canvases=canvases,
+        rank=rank,
+        world_size=world_size,
+    )
+    return list(loader.epoch(2, start=1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+def test_ranks_share_each_batch_as_with_a_distributed_sampler(folder: ImageFolder, world_size: int) -> None:
+    """18 images in batches of 5; the last batch has 3, so that 7 ranks repeat its images."""
+    ranks = [own_batches(folder, rank, world_size) for rank in range(world_size)]
+    for batch, *shards in zip(own_batches(folder, 0, 1), *ranks, strict=True):
+        samplers = [DistributedSampler(batch.indices, world_size, rank, shuffle=False) for rank in range(world_size)]
+        assert [len(shard.images) for shard in shards] == [len(sampler) for sampler in samplers]
+        sampled = torch.cat([batch.indices[list(sampler)] for sampler in samplers])
+        indices = torch.cat([shard.indices for shard in shards])
+        assert torch.equal(indices.sort().values, sampled.sort().values)
+        count = len(batch.indices)
+        for entry, expected in zip(map(torch.cat, zip(*shards, strict=True)), batch, strict=True):
+            assert torch.equal(entry[:count], expected)  # contiguous shards, in the order of the batch
+            assert torch.equal(entry[count:], expected[torch.arange(len(entry) - count) % count])
+
+
+def test_ranks_share_each_batch_from_memory(folder: ImageFolder) -> None:
+    canvases = load_canvases(folder.paths, Preprocessing(32).train_canvas, workers=1)[0]
+    assert same(own_batches(folder, 1, 2, canvases), own_batches(folder, 1, 2))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5, 20])
+def test_each_test_image_belongs_to_one_rank(folder: ImageFolder, world_size: int) -> None:
+    """Contiguous slices; of 20 ranks, two have no image."""
+    common = {"batch_size": 5, "device": CPU, "num_workers": 0}
+    ranks = [
+        loaders.TestLoader(folder, Preprocessing(32), rank=rank, world_size=world_size, **common)
+        for rank in range(world_size)
+    ]
+    batches = [list(loader) for loader in ranks]
+    assert [len(loader) for loader in ranks] == [len(own) for own in batches]
+    assert [index for own in batches for batch in own for index in batch.indices.tolist()] == list(range(18))
+    expected = torch.cat([batch.views for batch in test_loader(folder, "default", workers=0)])
+    assert torch.equal(torch.cat([batch.views for own in batches for batch in own]), expected)

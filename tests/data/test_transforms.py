@@ -1,4 +1,4 @@
-"""Every pixel and every float agrees with torchvision's pipelines on Pillow images, bit for bit."""
+"""All pixels and floats are bit-identical to those of torchvision's transforms on Pillow images."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_improved_training_images(size: tuple[int, int]) -> None:
             preprocessing, [picture], Draws(torch.tensor([3]), torch.tensor([left]), torch.tensor([flip]))
         )
         usual = T.CenterCrop(side)(TF.hflip(T.Resize(side)(picture)) if flip else T.Resize(side)(picture))
-        # The crop comes before the flip here: one column apart where an odd number is cut off.
+        # This program crops before it flips: a difference of one column if an odd number is cut off.
         shift = flip * (width - side - 2 * round((width - side) / 2))
         assert torch.equal(own, TO_INPUT(TF.crop(usual, 3, left + shift, 32, 32)))
 
@@ -86,11 +86,11 @@ def test_improved_test_image(size: tuple[int, int]) -> None:
         assert torch.equal(actual[index], expected[index]), index
     if (resized.width - 32) % 2 == 0:
         assert torch.equal(actual[9], expected[9])
-    else:  # the mirrored centre, one column off
+    else:  # the mirrored centre is one column off
         assert torch.equal(actual[9], TO_INPUT(TF.hflip(T.CenterCrop(32)(resized))))
 
 
-def test_views_of_one_image_come_one_after_the_other() -> None:
+def test_views_of_one_image_are_consecutive() -> None:
     pictures = [noise(50, 60, seed=seed) for seed in range(3)]
     preprocessing = Preprocessing(32, "improved")
     canvases = torch.from_numpy(np.stack([preprocessing.test_canvas(picture) for picture in pictures]))
@@ -98,14 +98,14 @@ def test_views_of_one_image_come_one_after_the_other() -> None:
     assert torch.equal(together, torch.cat([views(preprocessing, picture) for picture in pictures]))
 
 
-def test_each_of_the_256_levels_is_normalised_as_by_torchvision() -> None:
-    levels = np.arange(256, dtype=np.uint8)
-    picture = np.stack([levels, levels[::-1], np.roll(levels, 7)], axis=-1)[None]  # (1, 256, 3)
+def test_each_of_the_256_values_is_normalised_as_by_torchvision() -> None:
+    values = np.arange(256, dtype=np.uint8)
+    picture = np.stack([values, values[::-1], np.roll(values, 7)], axis=-1)[None]  # (1, 256, 3)
     actual = normalise(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None])
     assert torch.equal(actual[0], TO_INPUT(Image.fromarray(picture)))
 
 
-def test_draws_reach_both_ends_evenly() -> None:
+def test_draws_are_uniform_over_their_range() -> None:
     draws = draw_augmentation(1, 0, 20_000, Preprocessing(224))
     for offsets in (draws.top, draws.left):
         counts = torch.bincount(offsets, minlength=33)
@@ -130,25 +130,27 @@ def test_draws_are_a_pure_function_of_seed_and_epoch() -> None:
             assert not torch.equal(own, others), other
 
 
-def test_order_and_augmentation_have_streams_of_their_own() -> None:
+def test_order_and_augmentation_have_independent_generators() -> None:
     names = [(stream, seed, epoch) for stream in ("order", "augmentation") for seed in (1, 2) for epoch in range(50)]
     assert len({transforms._generator(*name).initial_seed() for name in names}) == 200
 
 
-def test_an_image_too_long_to_be_resized_by_its_short_side_is_refused() -> None:
+def test_an_image_that_is_too_long_for_its_height_is_refused() -> None:
     ribbon = Image.new("RGB", (60_000, 2))
     assert Preprocessing(224).train_canvas(ribbon).shape == (256, 256, 3)
     for make_canvas in (Preprocessing(224, "improved").train_canvas, Preprocessing(224, "improved").test_canvas):
-        with pytest.raises(ValueError, match="60000 x 2 pixels with its short side brought to 256 would be too large"):
+        with pytest.raises(
+            ValueError, match="60000 x 2 pixels: too large after resizing the short side to 256; crop the image"
+        ):
             make_canvas(ribbon)
 
 
-def test_a_cards_crop_and_the_processors_are_the_same() -> None:
+def test_the_crops_of_gpu_and_cpu_are_identical() -> None:
     draws = draw_augmentation(3, 1, 40, Preprocessing(32))
     canvases = torch.randint(256, (40, 37, 37, 3), dtype=torch.uint8)
     rows = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    on_card, here = (
+    by_index, by_copies = (
         crop(canvases, rows, *draws, size=32) for crop in (transforms._crop_by_index, transforms._crop_by_copies)
     )
-    assert torch.equal(on_card, here)
-    assert torch.equal(here, transforms._crop_by_copies(canvases[rows], torch.arange(40), *draws, size=32))
+    assert torch.equal(by_index, by_copies)
+    assert torch.equal(by_copies, transforms._crop_by_copies(canvases[rows], torch.arange(40), *draws, size=32))
