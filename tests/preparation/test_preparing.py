@@ -1,4 +1,4 @@
-"""From the owners' archives to folders: the published split, nothing lost, nothing outside, all or nothing."""
+"""From archives to folders: the published split, no image lost, no file outside, complete or not at all."""
 
 import hashlib
 import os
@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from afa.command_line import main
-from afa.data import catalogue
-from afa.data.catalogue import PUBLISHED, Archive
 from afa.data.folders import scan_dataset
 from afa.data.images import read_image
+from afa.data.published import PUBLISHED, Archive
 from afa.errors import DataError
-from afa.prepare.archives import check_archive, unpack
-from afa.prepare.readers import READERS
-from tests.prepare.archives import MAKERS, picture, write_tar
+from afa.preparation.archives import check_archive, unpack
+from afa.preparation.readers import READERS
+from tests.preparation.archives import MAKERS, picture, write_tar
 
 EXPECTED = {
     "stanford_dogs": ("Stanford_Dogs", 4, 2),
@@ -29,12 +28,26 @@ EXPECTED = {
 }
 
 
-@pytest.fixture
-def miniature(monkeypatch):
-    """The miniatures' digests are not the published ones."""
+@pytest.fixture(autouse=True)
+def without_digests(monkeypatch):
+    """The miniature archives do not have the published sizes and digests."""
     for name, published in PUBLISHED.items():
         archives = tuple(replace(archive, digest="", size=0) for archive in published.archives)
-        monkeypatch.setitem(catalogue.PUBLISHED, name, replace(published, archives=archives))
+        monkeypatch.setitem(PUBLISHED, name, replace(published, archives=archives))
+
+
+@pytest.fixture
+def owner(tmp_path) -> Path:
+    """Folder of the downloaded archives."""
+    (tmp_path / "owner").mkdir()
+    return tmp_path / "owner"
+
+
+@pytest.fixture
+def unpacked(tmp_path) -> Path:
+    """Folder to unpack into."""
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
 
 
 def words(dataset: str, tmp_path: Path) -> list[str]:
@@ -51,10 +64,9 @@ def test_every_data_set_has_a_reader_and_a_test():
 
 
 @pytest.mark.parametrize("dataset", list(MAKERS))
-def test_the_published_split_of_each_data_set(miniature, dataset, tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS[dataset](tmp_path / "owner")
-    before = tree(tmp_path / "owner")
+def test_the_published_split_of_each_data_set(owner, dataset, tmp_path, capsys):
+    MAKERS[dataset](owner)
+    before = tree(owner)
     assert main(words(dataset, tmp_path)) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     name, train_count, test_count = EXPECTED[dataset]
@@ -65,50 +77,46 @@ def test_the_published_split_of_each_data_set(miniature, dataset, tmp_path, caps
         read_image(path)
     assert "the paper's Table 2 has" in out  # a miniature never has the counts
     assert f"target_data_dir={tmp_path / 'data'} target_dataset={name}" in out
-    assert tree(tmp_path / "owner") == before
+    assert tree(owner) == before
     assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
     made = tree(folder)
     assert main(words(dataset, tmp_path)) == 0  # again: nothing to do
     assert tree(folder) == made
 
 
-def test_caltechs_strays_are_counted_and_left_out(miniature, tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS["caltech_256"](tmp_path / "owner")
+def test_strays_of_caltech_are_counted_and_skipped(owner, tmp_path, capsys):
+    MAKERS["caltech_256"](owner)
     assert main(words("caltech_256", tmp_path)) == 0
-    assert "3 files in the archive are no images of the data set" in capsys.readouterr().out
+    assert "skipped 3 files in the archive that do not belong to the data set" in capsys.readouterr().out
     train, test = scan_dataset(tmp_path / "data/Caltech_256-10")
     assert [path.stem for path in train.paths] == [f"{c}_{i}" for c in ("001", "257") for i in ("0001", "0002", "0010")]
     assert [path.stem for path in test.paths] == [f"{c}_{i}" for c in ("001", "257") for i in ("0061", "0080")]
 
 
-def test_counts_of_table_2_are_met_in_silence(miniature, monkeypatch, tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS["food_101"](tmp_path / "owner")
-    small = replace(catalogue.PUBLISHED["food_101"], classes=2, train=4, test=2)
-    monkeypatch.setitem(catalogue.PUBLISHED, "food_101", small)
+def test_counts_that_match_table_2_are_not_reported(owner, monkeypatch, tmp_path, capsys):
+    MAKERS["food_101"](owner)
+    monkeypatch.setitem(PUBLISHED, "food_101", replace(PUBLISHED["food_101"], classes=2, train=4, test=2))
     assert main(words("food_101", tmp_path)) == 0
     assert "Table 2" not in capsys.readouterr().out
 
 
-def test_missing_files_are_named_with_where_they_are_from(tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    (tmp_path / "owner/lists.tar").write_bytes(b"")
+def test_missing_files_are_reported_with_their_address(owner, tmp_path, capsys):
+    (owner / "lists.tar").write_bytes(b"")
     assert main(words("stanford_dogs", tmp_path)) == 1
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'owner/images.tar'}: no such file; fetch http://vision.stanford.edu/" in error
+    assert f"{owner / 'images.tar'}: no such file; download http://vision.stanford.edu/" in error
     assert "lists.tar: no such file" not in error
     assert not (tmp_path / "data").exists()
 
 
-def test_a_wrong_size_or_digest_names_both_values(tmp_path):
+def test_a_wrong_size_or_digest_is_reported_with_both_values(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(b"content")
     digest = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
     check_archive(Archive("a.tar", "http://x", f"md5:{digest}", 7), path)
-    with pytest.raises(DataError, match="7 bytes, published are 8"):
+    with pytest.raises(DataError, match="7 bytes, but 8 are published"):
         check_archive(Archive("a.tar", "http://x", f"md5:{digest}", 8), path)
-    with pytest.raises(DataError, match=f"its md5 is {digest}, published is 0000"):
+    with pytest.raises(DataError, match=f"its md5 is {digest}, but 0000"):
         check_archive(Archive("a.tar", "http://x", f"md5:{'0' * 32}"), path)
 
 
@@ -119,88 +127,83 @@ def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/afa_outside.jpg", "Images/../../outside.jpg"])
-def test_a_path_that_leaves_the_folder_is_refused(name, tmp_path):
+def test_a_path_that_leaves_the_folder_is_refused(unpacked, name, tmp_path):
     write_tar(tmp_path / "a.tar", {name: b"x"})
-    (tmp_path / "in").mkdir()
-    if name.startswith("/"):  # an absolute path is taken as one inside, or refused
-        unpack(tmp_path / "a.tar", tmp_path / "in")
+    if name.startswith("/"):  # an absolute path is unpacked inside the folder, or refused
+        unpack(tmp_path / "a.tar", unpacked)
     else:
         with pytest.raises(DataError, match="refused"):
-            unpack(tmp_path / "a.tar", tmp_path / "in")
+            unpack(tmp_path / "a.tar", unpacked)
     assert not (tmp_path / "outside.jpg").exists()
     assert not Path("/tmp/afa_outside.jpg").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_and_devices_are_refused(kind, tmp_path):
+def test_links_and_devices_are_refused(unpacked, kind, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(link("Images", "/etc", kind))
-    (tmp_path / "in").mkdir()
     with pytest.raises(DataError, match="Images is a link or a device"):
-        unpack(tmp_path / "a.tar", tmp_path / "in")
-    assert not list((tmp_path / "in").iterdir())
+        unpack(tmp_path / "a.tar", unpacked)
+    assert not list(unpacked.iterdir())
 
 
-def test_a_torn_archive_is_one_line(tmp_path):
+def test_a_truncated_archive_is_one_line(unpacked, tmp_path):
     path = write_tar(tmp_path / "a.tgz", {"a.jpg": os.urandom(5000)})
     path.write_bytes(path.read_bytes()[:2000])
-    (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match="not a whole archive"):
-        unpack(path, tmp_path / "in")
+    with pytest.raises(DataError, match="damaged or incomplete archive"):
+        unpack(path, unpacked)
 
 
-def test_a_list_cannot_name_a_file_elsewhere(miniature, tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS["mit_indoor_67"](tmp_path / "owner")
-    (tmp_path / "owner/TestImages.txt").write_text("../../secret.jpg\n")
+def test_a_list_cannot_refer_to_a_file_outside(owner, tmp_path, capsys):
+    MAKERS["mit_indoor_67"](owner)
+    (owner / "TestImages.txt").write_text("../../secret.jpg\n")
     assert main(words("mit_indoor_67", tmp_path)) == 1
     assert "expected <class>/<file>" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["unpack", "place_images"])
-def test_cut_short_the_same_command_ends_the_same(miniature, moment, monkeypatch, tmp_path, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS["food_101"](tmp_path / "owner")
+def test_an_interrupted_command_can_be_repeated(owner, moment, monkeypatch, tmp_path, capsys):
+    MAKERS["food_101"](owner)
     assert main(words("food_101", tmp_path)) == 0
-    whole = tree(tmp_path / "data/Food-101")
+    complete = tree(tmp_path / "data/Food-101")
     shutil.rmtree(tmp_path / "data")
 
     calls = 0
-    own = os.link if moment == "place_images" else tarfile.TarFile.extract
+    module, name = (os, "link") if moment == "place_images" else (tarfile.TarFile, "extract")
+    original = getattr(module, name)
 
     def die_at_the_third(*arguments, **options):
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return own(*arguments, **options)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "link") if moment == "place_images" else (tarfile.TarFile, "extract")), die_at_the_third)
+        patch.setattr(module, name, die_at_the_third)
         assert main(words("food_101", tmp_path)) == 130
     assert not (tmp_path / "data/Food-101").exists()
     assert main(words("food_101", tmp_path)) == 0
-    assert tree(tmp_path / "data/Food-101") == whole
+    assert tree(tmp_path / "data/Food-101") == complete
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["Food-101"]
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(miniature, tmp_path, capsys):
+def test_a_folder_with_other_contents_is_not_changed(owner, tmp_path, capsys):
     (tmp_path / "data/Food-101").mkdir(parents=True)
     (tmp_path / "data/Food-101/thesis.tex").write_text("x")
-    (tmp_path / "owner").mkdir()
     assert main(words("food_101", tmp_path)) == 1
-    assert "no data set as training wants it; move it away" in capsys.readouterr().err
+    assert "not a data set with train and test folders; move it away" in capsys.readouterr().err
     assert tree(tmp_path / "data") == {"Food-101/thesis.tex": b"x"}
 
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Three classes of 5, 10 and 2 pictures, one in a folder of its own."""
+    """Three classes of 5, 10 and 2 images, one of each class in a nested folder."""
     for name, count in {"cat": 5, "dog": 10, "owl": 2}.items():
         (tmp_path / "pictures" / name / "more").mkdir(parents=True)
         for index in range(count):
-            place = tmp_path / "pictures" / name / ("more" if index == 0 else "") / f"{index}.jpg"
-            place.write_bytes(picture(seed=index))
+            path = tmp_path / "pictures" / name / ("more" if index == 0 else "") / f"{index}.jpg"
+            path.write_bytes(picture(seed=index))
     return tmp_path / "pictures"
 
 
@@ -220,10 +223,10 @@ def test_a_folder_of_classes_is_split_class_by_class_and_by_the_seed(pictures, t
     assert counts == {"cat": [4, 1], "dog": [8, 2], "owl": [1, 1]}
     assert sorted(name.split("/", 1)[1] for name in first) == sorted(tree(pictures))
     linked = next((tmp_path / "data/a/train/cat").rglob("*.jpg"))
-    assert linked.stat().st_nlink == 4  # the picture itself, and the three splits
+    assert linked.stat().st_nlink == 4  # the original, and the three splits
 
 
-def test_without_links_images_are_copied(pictures, tmp_path, monkeypatch):
+def test_without_hard_links_images_are_copied(pictures, tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(95, "Operation not supported")
 
@@ -234,29 +237,28 @@ def test_without_links_images_are_copied(pictures, tmp_path, monkeypatch):
     assert train.paths[0].stat().st_nlink == 1
 
 
-def test_a_folder_that_is_split_already_is_said(pictures, tmp_path, capsys):
+def test_a_folder_that_is_already_split_is_refused(pictures, tmp_path, capsys):
     (tmp_path / "done").mkdir()
     shutil.move(pictures, tmp_path / "done" / "train")
     assert main(["prepare=from_folder", f"archive={tmp_path / 'done'}", f"target_data_dir={tmp_path / 'data'}"]) == 1
-    assert "is split already into train" in capsys.readouterr().err
+    assert "is already split into train" in capsys.readouterr().err
 
 
-def test_a_split_is_not_put_where_the_pictures_are(pictures, tmp_path, capsys):
+def test_a_split_cannot_replace_the_original_images(pictures, tmp_path, capsys):
     before = tree(pictures)
     assert main(["prepare=from_folder", f"archive={pictures}", f"target_data_dir={tmp_path}"]) == 2
-    assert "target_dataset: the pictures themselves are at" in capsys.readouterr().err
+    assert f"target_dataset: {pictures} is the folder of the original images" in capsys.readouterr().err
     assert tree(pictures) == before
 
 
 def test_a_key_of_another_data_set_is_refused(tmp_path, capsys):
     command = ["prepare=food_101", f"archive={tmp_path}", f"target_data_dir={tmp_path}", "test_fraction=0.5"]
     assert main(command) == 2
-    assert "test_fraction: is no setting of prepare=food_101 (of: from_folder)" in capsys.readouterr().err
+    assert "test_fraction: is not a setting of prepare=food_101 (only of: from_folder)" in capsys.readouterr().err
 
 
-def test_without_scipy_the_matlab_lists_are_said(miniature, tmp_path, monkeypatch, capsys):
-    (tmp_path / "owner").mkdir()
-    MAKERS["stanford_dogs"](tmp_path / "owner")
+def test_a_missing_scipy_is_reported(owner, tmp_path, monkeypatch, capsys):
+    MAKERS["stanford_dogs"](owner)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     assert main(words("stanford_dogs", tmp_path)) == 1
     assert capsys.readouterr().err == "the lists of this data set are MATLAB files: pip install scipy\n"

@@ -1,4 +1,4 @@
-"""Miniature archives in the owners' layout, with the traps that the real ones hold."""
+"""Miniature archives in the owners' layout, with the irregularities of the real ones."""
 
 import io
 import tarfile
@@ -26,7 +26,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def stanford_dogs(folder: Path) -> None:
-    """Two breeds; one picture is a PNG called .jpg, and the lists are MATLAB cells."""
+    """Two breeds; one image is a PNG named .jpg, and the lists are MATLAB cells."""
     names = [
         f"{breed}/{breed[:9]}_{i}.jpg"
         for breed in ("n02085620-Chihuahua", "n02105855-Shetland_sheepdog")
@@ -56,7 +56,7 @@ def cub_200_2011(folder: Path) -> None:
 
 
 def mit_indoor_67(folder: Path) -> None:
-    """A .gif, a PNG called .jpg, a name without a known ending; lists with Windows line ends."""
+    """A .gif, a PNG named .jpg, a name without a known extension; lists with Windows line endings."""
     kinds = {"bar/a.jpg": "JPEG", "bar/b.gif": "GIF", "bar/c.jpg": "PNG", "attic/a.jpg": "JPEG", "attic/b_jpg": "JPEG"}
     files = {f"Images/{name}": picture(kind, i) for i, (name, kind) in enumerate(kinds.items())}
     write_tar(folder / "indoorCVPR_09.tar", files)
@@ -65,7 +65,7 @@ def mit_indoor_67(folder: Path) -> None:
 
 
 def caltech_256(folder: Path) -> None:
-    """Image numbers up to 82, and the strays: a file without ending, a folder in a class, another class's image."""
+    """Image numbers up to 81, and strays: a file without extension, a nested folder, an image of another class."""
     files = {}
     for number, name in ((1, "ak47"), (257, "clutter")):
         base = f"256_ObjectCategories/{number:03}.{name}"

@@ -1,4 +1,4 @@
-"""READERS: one reader a data set, from the owner's unpacked files to the images of each split (SPEC section 6)."""
+"""READERS: for each data set of the paper's Table 2, a function that lists the images of its unpacked archives."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from afa.errors import DataError, one_line
 
 Entry = tuple[str, Path]
-"""Name of a class, and an image of it."""
+"""Class name, and path of an image."""
 
 
 class Listing(NamedTuple):
-    """The images of both splits, and how many files were passed over as belonging to neither."""
+    """Images of both splits, and the number of other files that were skipped."""
 
     train: list[Entry]
     test: list[Entry]
@@ -20,13 +20,23 @@ class Listing(NamedTuple):
 
 
 def read_stanford_dogs(root: Path, per_class: int) -> Listing:
-    """``Images/<class>/*.jpg``; the lists are MATLAB files with cells ``class/file.jpg``."""
-    train, test = (_entries(root / "Images", _cells(root / f"{split}_list.mat")) for split in ("train", "test"))
-    return Listing(train, test)
+    """``Images/<class>/*.jpg``; the lists are MATLAB files with cells ``<class>/<file>.jpg``."""
+    try:
+        from scipy.io import loadmat  # type: ignore[import-untyped]
+    except ImportError:
+        raise DataError("the lists of this data set are MATLAB files: pip install scipy") from None
+    splits = []
+    for path in (root / "train_list.mat", root / "test_list.mat"):
+        try:
+            files = [str(cell[0]) for cell in loadmat(path)["file_list"].ravel()]
+        except Exception as error:  # on damaged bytes SciPy raises many types
+            raise DataError(f"{path}: does not contain a list of images: {one_line(error)}") from None
+        splits.append(_entries(root / "Images", files))
+    return Listing(train=splits[0], test=splits[1])
 
 
 def read_cub(root: Path, per_class: int) -> Listing:
-    """``images.txt`` and ``train_test_split.txt``: an image's number, and its path or 1 for training."""
+    """``images.txt`` has number and path of each image; ``train_test_split.txt`` number, and 1 for training images."""
     base = root / "CUB_200_2011"
     paths = dict(line.split(maxsplit=1) for line in _lines(base / "images.txt"))
     is_train = dict(line.split(maxsplit=1) for line in _lines(base / "train_test_split.txt"))
@@ -38,7 +48,7 @@ def read_cub(root: Path, per_class: int) -> Listing:
 
 
 def read_indoor(root: Path, per_class: int) -> Listing:
-    """``Images/<class>/*``, many not what their ending says: they go by the lists, whatever the ending."""
+    """``Images/<class>/*``: all images of the lists, as many have a wrong extension or none."""
     train, test = (_entries(root / "Images", _lines(root / f"{split}Images.txt")) for split in ("Train", "Test"))
     return Listing(train, test)
 
@@ -46,7 +56,7 @@ def read_indoor(root: Path, per_class: int) -> Listing:
 def read_caltech(root: Path, per_class: int) -> Listing:
     """``<class>/<class number>_<image number>.jpg``: training images 1 to ``per_class``, test images 61 to 80.
 
-    There is no official split; this is the one in use. Files of other names are strays.
+    There is no official split; this one is in common use. Files with other names are skipped.
     """
     base = root / "256_ObjectCategories"
     train: list[Entry] = []
@@ -65,7 +75,7 @@ def read_caltech(root: Path, per_class: int) -> Listing:
 
 
 def read_food(root: Path, per_class: int) -> Listing:
-    """``images/<class>/<id>.jpg``; ``meta/train.txt`` and ``test.txt`` list ``class/id``."""
+    """``images/<class>/<id>.jpg``; ``meta/train.txt`` and ``meta/test.txt`` list ``<class>/<id>``."""
     base = root / "food-101"
     train, test = (
         _entries(base / "images", [f"{line}.jpg" for line in _lines(base / "meta" / f"{split}.txt")])
@@ -84,36 +94,24 @@ READERS: dict[str, Callable[[Path, int], Listing]] = {
 
 
 def _entries(folder: Path, listed: Iterable[str]) -> list[Entry]:
-    """``class/file`` of each line, below ``folder``.
+    """The images ``<class>/<file>`` of a list, below ``folder``.
 
     Raises:
-        DataError: a line that is not of this form, so that no list can name a file elsewhere.
+        DataError: a line has another form; so no list can refer to a file outside ``folder``.
     """
     entries = []
     for line in listed:
         parts = PurePosixPath(line).parts
         if len(parts) != 2 or ".." in parts or parts[0] == "/":
-            raise DataError(f"{folder}: a list of the data set names {line!r}; expected <class>/<file>")
+            raise DataError(f"{folder}: a list of the data set contains {line!r}; expected <class>/<file>")
         entries.append((parts[0], folder / parts[0] / parts[1]))
     return entries
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Names that are no UTF-8 come back as they stand in the archive, whose names are read in the same way.
+        # Names that are not UTF-8 match those of the unpacked files, which tarfile decodes in the same way.
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; it belongs to the data set's files") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror}; it is one of the data set's files") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _cells(path: Path) -> list[str]:
-    """The strings in ``file_list`` of a MATLAB file."""
-    try:
-        from scipy.io import loadmat  # type: ignore[import-untyped]
-    except ImportError:
-        raise DataError("the lists of this data set are MATLAB files: pip install scipy") from None
-    try:
-        return [str(cell[0]) for cell in loadmat(path)["file_list"].ravel()]
-    except Exception as error:  # on altered bytes SciPy raises nearly every type
-        raise DataError(f"{path}: no list of images in it: {one_line(error)}") from None

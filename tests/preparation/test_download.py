@@ -1,4 +1,4 @@
-"""Downloads over loopback: resumed where they were cut, checked, and only where asked for."""
+"""Downloads over loopback: interrupted ones are resumed, and complete files checked."""
 
 import threading
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import ClassVar
 
 import pytest
 
-from afa.data.catalogue import Archive
+from afa.data.published import Archive
 from afa.errors import DataError
-from afa.prepare.download import download
+from afa.preparation.archives import download
 
 CONTENT = bytes(range(256)) * 4000
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT at /file, from where a Range says unless ``ignores_ranges``; at /cut only a half of it."""
+    """Serves CONTENT at /file, from the start of a Range unless ``ignores_ranges``; at /cut only one half of it."""
 
     ignores_ranges = False
     ranges: ClassVar[list[str | None]] = []
@@ -52,14 +52,14 @@ def server(monkeypatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_file_is_fetched_whole(server, tmp_path):
+def test_a_complete_file_is_downloaded(server, tmp_path):
     path = download(Archive("a.tar", f"{server}/file"), tmp_path / "new")
     assert path.read_bytes() == CONTENT
     assert [item.name for item in path.parent.iterdir()] == ["a.tar"]
 
 
-def test_a_download_that_was_cut_short_goes_on_where_it_was(server, tmp_path):
-    with pytest.raises(DataError, match=r"the same command goes on, or put the file at .*a\.tar"):
+def test_an_interrupted_download_is_resumed(server, tmp_path):
+    with pytest.raises(DataError, match=r"repeat the command to resume it, or save the file as .*a\.tar"):
         download(Archive("a.tar", f"{server}/cut"), tmp_path)
     half = len(CONTENT) // 2
     assert (tmp_path / "a.tar.part").stat().st_size == half
@@ -68,20 +68,20 @@ def test_a_download_that_was_cut_short_goes_on_where_it_was(server, tmp_path):
     assert Handler.ranges == [None, f"bytes={half}-"]
 
 
-def test_a_server_without_ranges_is_asked_for_all_again(server, tmp_path, monkeypatch):
+def test_from_a_server_without_ranges_the_complete_file_is_downloaded_again(server, tmp_path, monkeypatch):
     monkeypatch.setattr(Handler, "ignores_ranges", True)
     (tmp_path / "a.tar.part").write_bytes(CONTENT[:1000])
     assert download(Archive("a.tar", f"{server}/file"), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
+def test_a_partial_file_that_is_complete_is_used(server, tmp_path):
     (tmp_path / "a.tar.part").write_bytes(CONTENT)
     assert download(Archive("a.tar", f"{server}/file"), tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("url", ["{server}/gone", "http://127.0.0.1:1/a", "no address"])
-def test_what_cannot_be_fetched_is_one_line(server, url, tmp_path):
-    with pytest.raises(DataError, match="cannot be fetched") as raised:
+def test_a_failed_download_is_one_line(server, url, tmp_path):
+    with pytest.raises(DataError, match="the download failed") as raised:
         download(Archive("a.tar", url.format(server=server)), tmp_path)
     assert len(raised.value.lines) == 1
     assert not Path(tmp_path / "a.tar").exists()

@@ -1,0 +1,138 @@
+"""The owners' files: downloaded on request, checked against the published sizes and digests, unpacked safely."""
+
+import hashlib
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+from afa.data.published import Archive
+from afa.errors import DataError, one_line
+from afa.results.journal import Progress
+from afa.results.text import format_bytes
+
+_BLOCK = 2**20
+_TIMEOUT = 60  # seconds without data
+
+
+def find_archives(archives: Sequence[Archive], folder: Path, *, fetch: bool) -> list[Path]:
+    """Paths of the files in ``folder``, after a check of size and digest; ``fetch`` downloads missing ones.
+
+    Raises:
+        DataError: files are missing, one line each with address and path, or not the published ones.
+    """
+    missing = []
+    for archive in archives:
+        if fetch and not (folder / archive.name).exists():
+            download(archive, folder)
+        if not (folder / archive.name).is_file():
+            missing.append(f"{folder / archive.name}: no such file; download {archive.url} to this path")
+    if missing:
+        raise DataError([*missing, "download=true downloads the missing files"])
+    for archive in archives:
+        check_archive(archive, folder / archive.name)
+    return [folder / archive.name for archive in archives]
+
+
+def download(archive: Archive, folder: Path) -> Path:
+    """Download a file into ``folder``. Until it is complete, its name ends in ``.part``; a later call resumes it.
+
+    Raises:
+        DataError: the download failed; states the path for a file that was downloaded by other means.
+    """
+    path = folder / archive.name
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _resume(archive, partial)
+        partial.rename(path)
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataError(
+            f"{archive.url}: the download failed ({one_line(error)}); "
+            f"repeat the command to resume it, or save the file as {path}"
+        ) from None
+    return path
+
+
+def _resume(archive: Archive, partial: Path) -> None:
+    done = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and done:  # the requested range is empty: the file is complete
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        done = done if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else archive.size
+        with (
+            partial.open("ab" if resumed else "wb") as file,
+            Progress(f"downloading {archive.name}", total, done, unit="bytes") as bar,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    if length and partial.stat().st_size != total:
+        raise OSError(f"ended after {partial.stat().st_size:,} of {total:,} bytes")
+
+
+def check_archive(archive: Archive, path: Path) -> None:
+    """Compare size and digest with the published ones.
+
+    Raises:
+        DataError: they differ; states both values.
+    """
+    size = path.stat().st_size
+    if archive.size and size != archive.size:
+        raise DataError(f"{path}: {size:,} bytes, but {archive.size:,} are published; download {archive.url} again")
+    if not archive.digest:
+        return
+    name, _, published = archive.digest.partition(":")
+    digest = hashlib.new(name, usedforsecurity=False)
+    with path.open("rb") as file, Progress(f"checking {path.name}", size, unit="bytes") as bar:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    if digest.hexdigest() != published:
+        difference = f"its {name} is {digest.hexdigest()}, but {published} is published"
+        raise DataError(f"{path}: {difference}; download {archive.url} again")
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a tar archive, compressed or not. Files that an interrupted call has unpacked are kept.
+
+    Only regular files and folders are accepted, and no path that leaves ``folder``.
+
+    Raises:
+        DataError: the archive is damaged, contains a link or a path outside, or the disk is too small.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise DataError("this Python cannot unpack archives safely; version 3.11.4 or newer is needed")
+    size, free = path.stat().st_size, shutil.disk_usage(folder).free
+    if size > free:
+        raise DataError(f"{folder}: {format_bytes(free)} are free, {path.name} needs {format_bytes(size)}")
+    try:
+        with (
+            path.open("rb") as file,
+            tarfile.open(fileobj=file) as tar,
+            Progress(f"unpacking {path.name}", size, unit="bytes") as bar,
+        ):
+            done = 0
+            for member in tar:
+                if not (member.isfile() or member.isdir()):
+                    raise DataError(f"{path}: refused: {member.name} is a link or a device, not an image or a folder")
+                target = folder / member.name
+                if not (member.isfile() and target.is_file() and target.stat().st_size == member.size):
+                    tar.extract(member, folder, set_attrs=False, filter="data")
+                bar.update(file.tell() - done)
+                done = file.tell()
+    except tarfile.FilterError as error:
+        raise DataError(f"{path}: refused: {one_line(error)}") from None
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: damaged or incomplete archive: {one_line(error)}; download it again") from None
