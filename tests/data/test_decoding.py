@@ -57,25 +57,31 @@ def test_an_exception_of_the_progress_callback_stops_the_decoding(make_split: Ca
     assert len(made) < len(paths) / 2
 
 
-def test_available_memory_includes_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SC_AVPHYS_PAGES is MemFree: with a full page cache it is much too small."""
-    text = "MemTotal:       32779580 kB\nMemFree:          900000 kB\nMemAvailable:   21000000 kB\nBuffers: 5 kB\n"
-    (tmp_path / "meminfo").write_text(text)
+MEMINFO = "MemTotal:       32779580 kB\nMemFree:          900000 kB\nMemAvailable:   21000000 kB\nBuffers: 5 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "sysconf", "expected"),
+    [
+        (MEMINFO, {"SC_AVPHYS_PAGES": 225_000, "SC_PAGE_SIZE": 4096}, 21_000_000 * 1024),  # MemFree is too small
+        ("", {"SC_AVPHYS_PAGES": 225_000, "SC_PAGE_SIZE": 4096}, 921_600_000),
+        ("", {"SC_PAGE_SIZE": 4096}, None),  # macOS
+    ],
+)
+def test_available_memory(
+    meminfo: str,
+    sysconf: dict[str, int],
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def get(name: str) -> int:
+        if name not in sysconf:
+            raise ValueError("unrecognized configuration name")
+        return sysconf[name]
+
+    if meminfo:
+        (tmp_path / "meminfo").write_text(meminfo)
     monkeypatch.setattr(decoding, "_MEMINFO", tmp_path / "meminfo")
-    assert available_memory() == 21_000_000 * 1024
-
-
-def test_available_memory_without_meminfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(decoding, "_MEMINFO", tmp_path / "missing")
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    assert available_memory() == 4_096_000
-
-
-def test_available_memory_is_unknown_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sysconf(name: str) -> int:
-        raise ValueError("unrecognized configuration name")
-
-    monkeypatch.setattr(decoding, "_MEMINFO", tmp_path / "missing")
-    monkeypatch.setattr(os, "sysconf", sysconf)
-    assert available_memory() is None
+    monkeypatch.setattr(os, "sysconf", get)
+    assert available_memory() == expected

@@ -53,8 +53,8 @@ def open_cache(cache: DiskCache, *, keep_if_bad: bool = False) -> tuple[np.ndarr
     return pixels, bad, logged
 
 
-def names(folder: Path, suffix: str = "") -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.endswith(suffix))
+def names(folder: Path, *suffixes: str) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -108,7 +108,7 @@ def test_an_interrupted_build_leaves_no_file(images, folder):
 
     with pytest.raises(KeyboardInterrupt):
         new_cache(images, folder).open(workers=1, on_progress=interrupt, log=lambda line: None, keep_if_bad=False)
-    assert not names(folder, ".npy") + names(folder, ".json") + names(folder, ".tmp")
+    assert not names(folder, ".npy", ".json", ".tmp")
 
 
 def test_a_changed_image_is_decoded_again(images, folder):
@@ -183,7 +183,7 @@ def test_bad_images_are_reported_and_leave_a_file_only_if_they_are_skipped(image
     for _ in range(2):
         _, bad, logged = open_cache(new_cache(images, folder))
         assert (bad, len(logged)) == (line, 1)
-    assert not names(folder, ".npy") + names(folder, ".json")
+    assert not names(folder, ".npy", ".json")
     for built in (1, 0):
         pixels, bad, logged = open_cache(new_cache(images, folder), keep_if_bad=True)
         assert (bad, len(logged), len(pixels)) == (line, built, 8)
@@ -209,7 +209,7 @@ def test_a_disk_that_becomes_full_leaves_no_file(images, folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(DataError, match="cannot be written: No space"):
         open_cache(new_cache(images, folder))
-    assert not names(folder, ".npy") + names(folder, ".tmp")
+    assert not names(folder, ".npy", ".json", ".tmp")
 
 
 def test_a_folder_that_cannot_be_created_is_one_line(images, tmp_path):

@@ -26,24 +26,21 @@ def folder(make_split: Callable[..., Path]) -> ImageFolder:
     return scan_split(make_split(a=6, b=8, c=4))
 
 
-def train_loader(folder: ImageFolder, mode: str = "default", *, workers: int | None = 0, seed: int = 1) -> TrainLoader:
+def train_loader(
+    folder: ImageFolder, mode: str = "default", *, workers: int | None = 0, seed: int = 1, **ranks: int
+) -> TrainLoader:
     """Batches of 5 from files or, if ``workers`` is None, from memory."""
-    preprocessing = Preprocessing(32, mode)
+    preprocessing, common = Preprocessing(32, mode), {"batch_size": 5, "seed": seed, "device": CPU, **ranks}
     canvases = load_canvases(folder.paths, preprocessing.train_canvas, workers=1)[0] if workers is None else None
-    return TrainLoader(
-        folder, preprocessing, batch_size=5, seed=seed, device=CPU, num_workers=workers or 0, canvases=canvases
-    )
+    return TrainLoader(folder, preprocessing, num_workers=workers or 0, canvases=canvases, **common)
 
 
-def test_loader(folder: ImageFolder, mode: str, *, workers: int | None) -> loaders.TestLoader:
-    preprocessing = Preprocessing(32, mode)
+def evaluation_loader(
+    folder: ImageFolder, mode: str = "default", *, workers: int | None = 0, **ranks: int
+) -> loaders.TestLoader:
+    preprocessing, common = Preprocessing(32, mode), {"batch_size": 5, "device": CPU, **ranks}
     canvases = load_canvases(folder.paths, preprocessing.test_canvas, workers=1)[0] if workers is None else None
-    return loaders.TestLoader(
-        folder, preprocessing, batch_size=5, device=CPU, num_workers=workers or 0, canvases=canvases
-    )
-
-
-test_loader.__test__ = False  # type: ignore[attr-defined]
+    return loaders.TestLoader(folder, preprocessing, num_workers=workers or 0, canvases=canvases, **common)
 
 
 def same(ours: list[Batch], theirs: list[Batch]) -> bool:
@@ -95,7 +92,7 @@ def test_epochs_and_seeds_differ(folder: ImageFolder) -> None:
 
 @pytest.mark.parametrize("workers", [None, 0, 1])
 def test_the_global_random_state_does_not_change(folder: ImageFolder, workers: int | None) -> None:
-    train, test = train_loader(folder, workers=workers), test_loader(folder, "improved", workers=workers)
+    train, test = train_loader(folder, workers=workers), evaluation_loader(folder, "improved", workers=workers)
     before: Tensor = torch.get_rng_state()
     list(train.epoch(0))
     list(test)
@@ -105,7 +102,7 @@ def test_the_global_random_state_does_not_change(folder: ImageFolder, workers: i
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", [None, 0, 2])
 def test_the_test_set_is_complete_and_in_order(folder: ImageFolder, mode: str, workers: int | None) -> None:
-    loader = test_loader(folder, mode, workers=workers)
+    loader = evaluation_loader(folder, mode, workers=workers)
     batches = list(loader)
     views = {"default": 1, "improved": 10}[mode]
     assert len(loader) == len(batches) == 4
@@ -124,7 +121,7 @@ def test_a_bad_image_is_reported_in_the_main_process(folder: ImageFolder, worker
     line = f"{folder.paths[7]}: not an image: begins with b'<html>'"
     for batches in (
         train_loader(folder, workers=workers).epoch(0),
-        iter(test_loader(folder, "default", workers=workers)),
+        iter(evaluation_loader(folder, workers=workers)),
     ):
         with pytest.raises(DataError) as caught:
             list(batches)
@@ -132,64 +129,36 @@ def test_a_bad_image_is_reported_in_the_main_process(folder: ImageFolder, worker
 
 
 def test_canvases_of_another_folder_are_refused(folder: ImageFolder) -> None:
+    common = {"batch_size": 5, "seed": 1, "device": CPU, "num_workers": 0}
     with pytest.raises(ValueError, match="3 canvases for 18 images"):
-        TrainLoader(
-            folder,
-            Preprocessing(32),
-            batch_size=5,
-            seed=1,
-            device=CPU,
-            num_workers=0,
-            canvases=np.zeros((3, 37, 37, 3), np.uint8),
-        )
+        TrainLoader(folder, Preprocessing(32), canvases=np.zeros((3, 37, 37, 3), np.uint8), **common)
 
 
-def own_batches(folder: ImageFolder, rank: int, world_size: int, canvases: np.ndarray | None = None) -> list[Batch]:
-    loader = TrainLoader(
-        folder,
-        Preprocessing(32),
-        batch_size=5,
-        seed=1,
-        device=CPU,
-        num_workers=0,
-        canvases=canvases,
-        rank=rank,
-        world_size=world_size,
-    )
-    return list(loader.epoch(2, start=1))
-
-
+@pytest.mark.parametrize("workers", [None, 0])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
-def test_ranks_share_each_batch_as_with_a_distributed_sampler(folder: ImageFolder, world_size: int) -> None:
+def test_ranks_share_each_batch_as_with_a_distributed_sampler(
+    folder: ImageFolder, world_size: int, workers: int | None
+) -> None:
     """18 images in batches of 5; the last batch has 3, so that 7 ranks repeat its images."""
-    ranks = [own_batches(folder, rank, world_size) for rank in range(world_size)]
-    for batch, *shards in zip(own_batches(folder, 0, 1), *ranks, strict=True):
+    ranks = [train_loader(folder, workers=workers, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batches = train_loader(folder).epoch(2, start=1)
+    for batch, *shards in zip(batches, *(loader.epoch(2, start=1) for loader in ranks), strict=True):
         samplers = [DistributedSampler(batch.indices, world_size, rank, shuffle=False) for rank in range(world_size)]
         assert [len(shard.images) for shard in shards] == [len(sampler) for sampler in samplers]
         sampled = torch.cat([batch.indices[list(sampler)] for sampler in samplers])
-        indices = torch.cat([shard.indices for shard in shards])
-        assert torch.equal(indices.sort().values, sampled.sort().values)
+        assert torch.equal(torch.cat([shard.indices for shard in shards]).sort().values, sampled.sort().values)
         count = len(batch.indices)
         for entry, expected in zip(map(torch.cat, zip(*shards, strict=True)), batch, strict=True):
             assert torch.equal(entry[:count], expected)  # contiguous shards, in the order of the batch
             assert torch.equal(entry[count:], expected[torch.arange(len(entry) - count) % count])
 
 
-def test_ranks_share_each_batch_from_memory(folder: ImageFolder) -> None:
-    canvases = load_canvases(folder.paths, Preprocessing(32).train_canvas, workers=1)[0]
-    assert same(own_batches(folder, 1, 2, canvases), own_batches(folder, 1, 2))
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 5, 20])
 def test_each_test_image_belongs_to_one_rank(folder: ImageFolder, world_size: int) -> None:
     """Contiguous slices; of 20 ranks, two have no image."""
-    common = {"batch_size": 5, "device": CPU, "num_workers": 0}
-    ranks = [
-        loaders.TestLoader(folder, Preprocessing(32), rank=rank, world_size=world_size, **common)
-        for rank in range(world_size)
-    ]
-    batches = [list(loader) for loader in ranks]
-    assert [len(loader) for loader in ranks] == [len(own) for own in batches]
-    assert [index for own in batches for batch in own for index in batch.indices.tolist()] == list(range(18))
-    expected = torch.cat([batch.views for batch in test_loader(folder, "default", workers=0)])
-    assert torch.equal(torch.cat([batch.views for own in batches for batch in own]), expected)
+    ranks = [evaluation_loader(folder, rank=rank, world_size=world_size) for rank in range(world_size)]
+    batches = [batch for loader in ranks for batch in loader]
+    assert len(batches) == sum(len(loader) for loader in ranks)
+    assert [index for batch in batches for index in batch.indices.tolist()] == list(range(18))
+    expected = torch.cat([batch.views for batch in evaluation_loader(folder)])
+    assert torch.equal(torch.cat([batch.views for batch in batches]), expected)
