@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+import afa
 from afa.command_line import main
 from afa.data.folders import scan_dataset
 from afa.data.images import read_image
 from afa.data.published import PUBLISHED, Archive
 from afa.errors import DataError
 from afa.preparation.archives import check_archive, unpack
+from afa.preparation.preparing import prepare
 from afa.preparation.readers import READERS
 from tests.preparation.archives import MAKERS, picture, write_tar
 
@@ -61,6 +63,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_every_data_set_has_a_reader_and_a_test():
     assert set(READERS) == set(PUBLISHED) == set(MAKERS) == set(EXPECTED)
+
+
+def test_the_public_name_stays_the_function():
+    """A subpackage of the same name would replace it when it is first imported."""
+    for _ in range(2):
+        assert afa.prepare is prepare
 
 
 @pytest.mark.parametrize("dataset", list(MAKERS))
