@@ -1,4 +1,4 @@
-"""Which classes a checkpoint takes for which, from ``predictions.csv``."""
+"""Errors of a checkpoint on the test images, read from ``predictions.csv``."""
 
 import csv
 from collections import Counter
@@ -8,29 +8,41 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from afa.errors import AFAError
+from PIL import Image
+
+from afa.data.images import read_image
+from afa.errors import AFAError, DataError
 
 
-class Prediction(NamedTuple):
-    """One test image: its file, its class, and the likeliest class with its probability."""
+class ClassifiedImage(NamedTuple):
+    """A test image: its class, and the most likely class with its probability."""
 
     path: Path
     true: str
     predicted: str
     probability: float
 
+    def read(self, side: int) -> Image.Image | None:
+        """The image, at most ``side`` pixels wide and high; None if the file cannot be read any more."""
+        try:
+            image = read_image(self.path)
+        except DataError:
+            return None
+        image.thumbnail((side, side))
+        return image
 
-class Pair(NamedTuple):
-    """Images of class ``true`` that were taken for ``predicted``, the most certain first."""
+
+class ConfusedPair(NamedTuple):
+    """Images of class ``true`` classified as ``predicted``, the most confident first; ``total`` images are ``true``."""
 
     true: str
     predicted: str
-    images: list[Prediction]
-    of: int
+    images: list[ClassifiedImage]
+    total: int
 
 
-class ClassFigures(NamedTuple):
-    """Test images of a class, and how many were right."""
+class ClassAccuracy(NamedTuple):
+    """Number of test images of a class, and how many of them are classified correctly."""
 
     name: str
     images: int
@@ -46,46 +58,47 @@ class ClassFigures(NamedTuple):
 class Confusion:
     """All predictions of a checkpoint on the test images."""
 
-    predictions: Sequence[Prediction]
+    predictions: Sequence[ClassifiedImage]
 
     @cached_property
-    def classes(self) -> list[str]:
-        """In the order of the labels, which is by name; of a data set every class has test images."""
-        return sorted({prediction.true for prediction in self.predictions})
+    def totals(self) -> Counter[str]:
+        """Class -> number of its test images, sorted by name, which is the order of the labels."""
+        return Counter(sorted(image.true for image in self.predictions))
 
     @cached_property
     def counts(self) -> Counter[tuple[str, str]]:
-        """(true, predicted) -> images."""
-        return Counter((prediction.true, prediction.predicted) for prediction in self.predictions)
+        """(true, predicted) -> number of images."""
+        return Counter((image.true, image.predicted) for image in self.predictions)
 
-    def per_class(self) -> list[ClassFigures]:
-        """The classes, the hardest first."""
-        images = Counter(prediction.true for prediction in self.predictions)
-        figures = [ClassFigures(name, images[name], self.counts[name, name]) for name in self.classes]
-        return sorted(figures, key=lambda one: (one.top1, one.name))
+    def per_class(self) -> list[ClassAccuracy]:
+        """Accuracy of each class, the lowest first."""
+        accuracies = [ClassAccuracy(name, total, self.counts[name, name]) for name, total in self.totals.items()]
+        return sorted(accuracies, key=lambda accuracy: (accuracy.top1, accuracy.name))
 
-    def most_confused(self, pairs: int) -> list[Pair]:
-        """The commonest mistakes, at most ``pairs`` of them."""
-        images = Counter(prediction.true for prediction in self.predictions)
-        mistakes = Counter({pair: count for pair, count in self.counts.items() if pair[0] != pair[1]})
-        found = []
-        for true, predicted in (pair for pair, _ in mistakes.most_common(pairs)):
-            own = [p for p in self.predictions if (p.true, p.predicted) == (true, predicted)]
-            found.append(Pair(true, predicted, sorted(own, key=lambda p: -p.probability), images[true]))
-        return found
+    def most_confused(self, limit: int) -> list[ConfusedPair]:
+        """The most frequent errors, at most ``limit`` pairs of classes."""
+        errors = Counter({pair: count for pair, count in self.counts.items() if pair[0] != pair[1]})
+        pairs = []
+        for (true, predicted), _ in errors.most_common(limit):
+            images = [image for image in self.predictions if (image.true, image.predicted) == (true, predicted)]
+            images.sort(key=lambda image: -image.probability)
+            pairs.append(ConfusedPair(true, predicted, images, self.totals[true]))
+        return pairs
 
 
 def read_predictions(path: Path) -> Confusion:
-    """What ``write_predictions`` wrote.
+    """Read a file that ``write_predictions`` wrote.
 
     Raises:
-        AFAError: the file is gone or altered.
+        AFAError: the file is missing or damaged.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return Confusion(
-            [Prediction(Path(row["path"]), row["true"], row["top1"], float(row["probability1"])) for row in rows]
-        )
+            return Confusion(
+                [
+                    ClassifiedImage(Path(row["path"]), row["true"], row["top1"], float(row["probability1"]))
+                    for row in csv.DictReader(file)
+                ]
+            )
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        raise AFAError(f"{path}: gone or altered; the same command with overwrite=true makes it again") from None
+        raise AFAError(f"{path}: missing or damaged; run the same command with overwrite=true to write it") from None

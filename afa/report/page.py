@@ -1,5 +1,7 @@
-"""``report.html``: one page that says what a run did and how to do it again, and needs no other file."""
+"""``report.html``: one page with the results, plots and settings of a finished run, which needs no other file."""
 
+import base64
+import io
 import os
 import shlex
 from collections.abc import Sequence
@@ -8,193 +10,159 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
-from afa.config.layout import BEST, RESULT
+from afa.commands.finished_run import FinishedRun, FinishedStage, read_finished_run
 from afa.config.settings import Settings
 from afa.errors import AFAError
-from afa.inference.attention_maps import attention_to, centre_views
+from afa.files import write_text
 from afa.inference.classifier import load_classifier
+from afa.inference.trained_attention import attention_to, centre_views
 from afa.method.catalogue import METHODS
-from afa.report.attention import attention_rows
-from afa.report.charts import HEIGHT, WIDTH, stage_charts
-from afa.report.confusion import Confusion, Pair, read_predictions
-from afa.report.matrix import draw_matrix
-from afa.report.pictures import data_uri, spread, thumbnail
-from afa.report.record import RunRecord, StageRecord, read_run
-from afa.results.figures import format_seconds
-from afa.results.records import write_text
+from afa.report import plots
+from afa.report.confusion import read_predictions
+from afa.results.outcomes import Spread
+from afa.results.run_folder import RunFolder
+from afa.results.text import format_seconds
 
-REPORT = "report.html"
-_PAIRS = 8  # of classes that are confused, and examples of each
-_EXAMPLES = 4
-_SIDE = 128  # pixels of an example
-_IMAGES = 4  # whose attention is shown
+_PAIRS, _EXAMPLES = 8, 4  # confused pairs of classes, and images of each
+_THUMBNAIL = 128  # pixels
+_IMAGES = 4  # of which the attention is shown
 _ATTENTION = {
-    "spatial": "Attention over positions: where it is bright, the target is held to the source (1: uniform)",
-    "channel": "Attention over channels, the largest first; the line is uniform attention, entropy 1",
+    "spatial": "Attention over positions: colours from 0 to 2 times uniform attention; the target is held to the "
+    "source where they are bright",
+    "channel": "Attention over channels in descending order; the line is uniform attention, whose entropy is 1",
 }
 _SELECTION = {
-    "test": "The best epoch was chosen on the test images themselves, as in the paper: its accuracy is too high by "
-    "what choosing gains. The last epoch was not chosen at all.",
-    "held_out": "The best epoch was chosen on held-out training images: its accuracy on the test images is an honest "
-    "one. The last epoch was not chosen at all.",
-    "": "The checkpoint does not say on which images it was chosen.",
+    "test": "The best epoch was selected on the test images themselves, as in the paper, so its accuracy is too high. "
+    "The last epoch was not selected.",
+    "held_out": "The best epoch was selected on held-out training images, so its accuracy on the test images is not "
+    "biased. The last epoch was not selected.",
+    "": "The checkpoint does not contain the images on which it was selected.",
 }
 
 
 def report_on(settings: Settings) -> None:
-    """Write the page of a run that is finished, if it is wanted and not there already."""
-    folder = Path(settings.run.outpath) / settings.run_name
-    path = folder / REPORT
-    if settings.run.report and not (path.exists() and path.stat().st_mtime >= (folder / RESULT).stat().st_mtime):
-        written = write_report(folder)
+    """Write the page of a finished run if it is wanted and does not exist or is older than the results."""
+    folder = RunFolder(settings.run_path)
+    page = folder.report_html
+    if settings.run.report and not (page.exists() and page.stat().st_mtime >= folder.result.stat().st_mtime):
+        write_report(folder.path)
         if not settings.run.quiet:
-            print(f"report: {written}")
+            print(f"report: {page}")
 
 
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` into the folder of a finished run.
 
     Raises:
-        AFAError: a file of the run is altered, or the page cannot be written.
+        AFAError: a file of the run is missing or damaged, or the page cannot be written.
     """
-    path = folder / REPORT
-    write_text(path, render(read_run(folder)))
-    return path
-
-
-def render(run: RunRecord) -> str:
-    """The page as text; all that a file, a class or a setting is named is escaped."""
+    run = read_finished_run(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    here = files("afa.report")
-    template = environment.from_string(here.joinpath("page.html.jinja").read_text(encoding="utf-8"))
-    style = here.joinpath("style.css").read_text(encoding="utf-8")
-    text = template.render(page=_page(run), style=style, width=WIDTH, height=HEIGHT)
-    # A folder's name may hold bytes that are no text: the page would not be readable as UTF-8.
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    template, style = (
+        files("afa.report").joinpath(name).read_text("utf-8") for name in ("page.html.jinja", "style.css")
+    )
+    text = environment.from_string(template).render(page=_contents(run), style=style)
+    # The name of a folder may contain bytes that are not UTF-8.
+    write_text(run.folder.report_html, text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    return run.folder.report_html
 
 
-def _page(run: RunRecord) -> dict[str, Any]:
-    confusion = read_predictions(run.last_folder / "predictions.csv")
-    tests = [prediction.path for prediction in confusion.predictions]
-    environment = dict(run.result["environment"])
-    command = environment.pop("command", "")
-    again = f"python main.py {shlex.quote(os.fspath(run.folder / 'settings.log'))} exp_id=again"
+def _contents(run: FinishedRun) -> dict[str, Any]:
+    """Values of the template."""
+    result, data = run.result, run.settings.data
+    environment = dict(result["environment"])
+    reproduce = f"python main.py {shlex.quote(os.fspath(run.folder.settings_log))} exp_id=again"
+    command = environment.pop("command", "") or reproduce
+    if run.repeats:
+        last = run.repeats[0][-1].result
+        name = f"{last.method}, epoch {last.best.epoch}, seed {last.seed}"
+        headline = {
+            "top-1 %, last epoch": str(Spread(**result["last_test_top1"])),
+            "top-1 %, best epoch": str(Spread(**result["best_test_top1"])),
+        }
+        results = [
+            {
+                "stage": stage.method,
+                "seed": stage.seed,
+                "epochs": stage.epochs,
+                "last top-1 %": f"{stage.last.test_top1:.2f}",
+                "last top-5 %": f"{stage.last.test_top5:.2f}",
+                "best top-1 %": f"{stage.best.test_top1:.2f}",
+                "at epoch": stage.best.epoch,
+                "images/s": f"{stage.images_per_second:.0f}",
+                "time": format_seconds(stage.seconds),
+            }
+            for repeat in run.repeats
+            for stage in (finished.result for finished in repeat)
+        ]
+    else:
+        name = str(result["checkpoint"])
+        headline = {"top-1 %": f"{result['top1']:.2f}", "top-5 %": f"{result['top5']:.2f}"}
+        results = [{"checkpoint": name, "epoch": result["epoch"], **headline, "cross-entropy": f"{result['loss']:.4f}"}]
+    confusion = read_predictions(run.last_stage.predictions_csv)
+    shown = evenly_spaced([image.path for image in confusion.predictions], _IMAGES)
+    methods = " then ".join(METHODS[stage.method].label for stage in run.settings.stages)
     return {
-        "name": run.result["run"],
-        "lead": _lead(run, confusion),
-        "headline": _headline(run),
-        "selection": _SELECTION.get(run.result["selected_on"], ""),
-        "results": _results(run),
-        "stages": [_stage(run, stages, tests) for stages in zip(*run.repeats, strict=True)],
-        "whose": _whose(run),
-        "confusion": draw_matrix(confusion),
-        "pairs": [_pair(pair) for pair in confusion.most_confused(_PAIRS)],
-        "per_class": [(c.name, c.images, c.correct, f"{c.top1:.2f}") for c in confusion.per_class()],
-        "environment": list(environment.items()),
-        "command": command or again,
-        "again": again,
+        "name": result["run"],
+        "summary": f"{methods or 'evaluation'}, {run.settings.backbone.name}, {data.dataset}: "
+        f"{len(confusion.totals)} classes, {len(confusion.predictions)} test images, {data.image_size} pixels",
+        "headline": headline,
+        "selection": _SELECTION.get(result["selected_on"], ""),
+        "results": results,
+        "stages": [_stage(repeats, run.settings.run.gpu_id, shown) for repeats in zip(*run.repeats, strict=True)],
+        "checkpoint": name,
+        "matrix": plots.to_svg(plots.confusion_matrix(confusion), "confusion matrix"),
+        "pairs": [
+            (pair, [(image, _data_uri(image.read(_THUMBNAIL))) for image in pair.images[:_EXAMPLES]])
+            for pair in confusion.most_confused(_PAIRS)
+        ],
+        "per_class": [
+            {"class": c.name, "test images": c.images, "correct": c.correct, "top-1 %": f"{c.top1:.2f}"}
+            for c in confusion.per_class()
+        ],
+        "command": command,
+        "reproduce": reproduce,
+        "environment": environment,
         "settings": run.settings_text,
     }
 
 
-def _lead(run: RunRecord, confusion: Confusion) -> str:
-    data, backbone = run.settings.data, run.settings.backbone
-    what = " then ".join(METHODS[stage.method].label for stage in run.settings.stages) or "evaluation"
-    return (
-        f"{what}, {backbone.name}, {data.dataset}: {len(confusion.classes)} classes, "
-        f"{len(confusion.predictions)} test images, {data.image_size} pixels"
-    )
-
-
-def _headline(run: RunRecord) -> list[tuple[str, str]]:
-    """Name -> figure, the largest on the page."""
-    result = run.result
-    if not run.repeats:
-        return [("top-1", f"{result['top1']:.2f} %"), ("top-5", f"{result['top5']:.2f} %")]
-    shown = []
-    for key, name in (("last_test_top1", "top-1, last epoch"), ("best_test_top1", "top-1, best epoch")):
-        spread = result[key]
-        more = f" ± {spread['deviation']:.2f}" if spread["n"] > 1 else ""
-        shown.append((name, f"{spread['mean']:.2f}{more} %"))
-    return shown
-
-
-def _results(run: RunRecord) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: one a stage and repeat, or the evaluation's."""
-    if not run.repeats:
-        result = run.result
-        row = [result["checkpoint"], str(result["epoch"]), f"{result['top1']:.2f}", f"{result['top5']:.2f}"]
-        return ["checkpoint", "epoch", "top-1 %", "top-5 %", "cross-entropy"], [[*row, f"{result['loss']:.4f}"]]
-    header = ["stage", "seed", "epochs", "last top-1 %", "last top-5 %", "best top-1 %", "at epoch", "images/s", "time"]
-    return header, [_result_row(stage) for stages in run.repeats for stage in stages]
-
-
-def _result_row(stage: StageRecord) -> list[str]:
-    result = stage.result
-    return [
-        result.method,
-        str(result.seed),
-        str(result.epochs),
-        f"{result.last.test_top1:.2f}",
-        f"{result.last.test_top5:.2f}",
-        f"{result.best.test_top1:.2f}",
-        str(result.best.epoch),
-        f"{result.images_per_second:.0f}",
-        format_seconds(result.seconds),
-    ]
-
-
-def _stage(run: RunRecord, stages: Sequence[StageRecord], tests: Sequence[Path]) -> dict[str, Any]:
-    """The curves of a stage over all repeats, and the attention of the first one to a few test images."""
-    result = stages[0].result
-    histories = [stage.history for stage in stages if stage.history]
-    attention, note = _attention(run, stages[0].folder / BEST, tests)
+def _stage(repeats: Sequence[FinishedStage], gpu_id: str, images: Sequence[Path]) -> dict[str, Any]:
+    """Values of the template for one stage: curves of all repeats, attention of the first repeat to ``images``."""
+    result = repeats[0].result
+    histories = [history for repeat in repeats if (history := repeat.history)]
+    curves = plots.stage_curves(histories, result.selected_on) if histories else {}
+    attention, note = {}, ""
+    try:
+        classifier = load_classifier(repeats[0].folder.best, gpu_id=gpu_id)
+        centres, views = centre_views(classifier, images)
+        attention = plots.attention_rows(centres, attention_to(classifier, views))
+    except AFAError as error:  # the images or the weights of the source are missing: the rest of the page remains
+        note = f"No images of the attention: {error}."
     return {
         "title": result.method,
-        "start": f"{result.epochs} epochs, from {result.start}{' (first repeat)' if stages[1:] else ''}",
-        "charts": stage_charts(histories, result.selected_on) if histories else [],
-        "attention": attention,
+        "start": f"{result.epochs} epochs, from {result.start}{' (first repeat)' if repeats[1:] else ''}",
+        "curves": [plots.to_svg(figure, title) for title, figure in curves.items()],
+        "attention": {
+            _ATTENTION[kind]: [[(image, _data_uri(image.image)) for image in row] for row in rows]
+            for kind, rows in attention.items()
+        },
         "note": note,
     }
 
 
-def _attention(run: RunRecord, path: Path, tests: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
-    """Rows of pictures, and a line where there can be none."""
-    try:
-        classifier = load_classifier(path, gpu_id=run.settings.run.gpu_id)
-        pictures, views = centre_views(classifier, spread(tests, _IMAGES))
-        rows = attention_rows(pictures, attention_to(classifier, views))
-    except AFAError as error:  # images or the stage before are gone: no reason to go without the rest of the page
-        return [], f"No pictures of the attention: {error}."
-    shown = [
-        {
-            "title": _ATTENTION[kind],
-            "rows": [[{"src": data_uri(image, "JPEG"), "caption": said} for image, said in row] for row in of_kind],
-        }
-        for kind, of_kind in rows.items()
-    ]
-    return shown, ""
+def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most ``count`` of the paths, evenly spaced; in a sorted image folder they are of as many classes."""
+    count = min(count, len(paths))
+    return [paths[len(paths) * index // count] for index in range(count)]
 
 
-def _whose(run: RunRecord) -> str:
-    """Which checkpoint's mistakes are shown."""
-    if not run.repeats:
-        return "Of the checkpoint evaluated."
-    result = run.repeats[0][-1].result
-    repeat = ", first repeat" if len(run.repeats) > 1 else ""
-    return f"Of the best epoch of {result.method}{repeat}: epoch {result.best.epoch}, seed {result.seed}."
-
-
-def _pair(pair: Pair) -> dict[str, Any]:
-    pictures = [
-        {"src": thumbnail(image.path, _SIDE), "caption": f"{image.path.name}, {100 * image.probability:.0f} % sure"}
-        for image in pair.images[:_EXAMPLES]
-    ]
-    return {
-        "true": pair.true,
-        "predicted": pair.predicted,
-        "count": len(pair.images),
-        "of": pair.of,
-        "pictures": pictures,
-    }
+def _data_uri(image: Image.Image | None) -> str:
+    if not image:
+        return ""
+    buffer = io.BytesIO()
+    kind = "PNG" if image.mode == "RGBA" else "JPEG"
+    image.save(buffer, kind, quality=80, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,72 @@
+"""``mode=visualize``: the plots of a checkpoint, as PNG files and in TensorBoard."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from afa.command_line import main
+from tests.conftest import ROOT
+
+LAYERS = [f"features.{block}.conv.2" for block in (5, 9, 13, 17)]
+
+
+@pytest.fixture(scope="module")
+def runs(words_for, tmp_path_factory) -> Path:
+    """A run of AFA and one of L2."""
+    words = words_for(tmp_path_factory.mktemp("visualized"))
+    assert main([str(ROOT / "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon"), *words, "exp_id=afa"]) == 0
+    assert main([str(ROOT / "tests/tiny.hocon"), *words, "reg_type=l2", "exp_id=l2", "max_iter=3"]) == 0
+    return Path(words[2].removeprefix("outpath="))
+
+
+def visualize(runs: Path, tmp_path: Path, *words: str) -> int:
+    return main(["mode=visualize", f"outpath={runs}", f"output={tmp_path / 'out'}", "gpu_id=cpu", *words])
+
+
+def test_every_plot_is_a_file_and_an_image_in_tensorboard(runs, tmp_path, capsys):
+    path = runs / "afa/stage_1/check_point/best.pth"
+    assert visualize(runs, tmp_path, f"pre_trained_path={path}", 'compare=["l2"]', "images=2") == 0, capsys.readouterr()
+    found = {file.stem: Image.open(file).size for file in (tmp_path / "out").glob("*.png")}
+    wanted = {"curves", "confusion", "per_class", "most_confused", "spatial_attention"}
+    assert set(found) == wanted | {f"activations_{layer}" for layer in LAYERS}
+    # Two rows of images of 160 pixels with gaps and captions: image, source, L2, AST; image and four layers.
+    assert found[f"activations_{LAYERS[0]}"] == (4 * 166 + 6, 2 * 192 + 6)
+    assert found["spatial_attention"] == (5 * 166 + 6, 2 * 192 + 6)
+    events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    assert set(events.Tags()["images"]) == set(found)
+
+
+def test_a_second_stage_shows_its_channels_and_existing_files_are_kept(runs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("x")
+    assert visualize(runs, tmp_path, "pre_trained_path=afa", "images=1") == 0
+    assert (tmp_path / "out/channel_attention.png").exists()
+    assert (tmp_path / "out.old-1/mine.txt").exists()
+    assert "out.old-1" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_its_run_shows_the_input(runs, tmp_path, data_dir, capsys):
+    path = tmp_path / "moved.pth"
+    path.write_bytes((runs / "l2/check_point/best.pth").read_bytes())
+    pattern = data_dir / "tiny/test/bag/*.png"
+    assert visualize(runs, tmp_path, f"pre_trained_path={path}", f"input={pattern}") == 0
+    assert {file.stem for file in (tmp_path / "out").glob("*.png")} == {f"activations_{layer}" for layer in LAYERS}
+    assert "no confusion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pre_trained_path=afa", 'compare=["l3"]'], "compare: no checkpoint at l3"),
+        (["pre_trained_path=afa", "input=nowhere.jpg"], "input: no such image"),
+        (["pre_trained_path=afa", "input=README.md"], "README.md: not an image"),
+        (["pre_trained_path=afa", "images=0"], "images: 0 is out of range"),
+    ],
+)
+def test_an_error_is_one_line(runs, tmp_path, capsys, words, message):
+    assert visualize(runs, tmp_path, *words) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
