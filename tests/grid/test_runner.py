@@ -5,12 +5,16 @@ import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from afa.command_line import main
 from afa.files import claim_folder
-from afa.training import stage as stage_module
+from afa.grid import runner
+from afa.results.text import format_seconds
+from afa.training import loop
+from afa.training.engine import predict
 from tests.processes import Program
 
 GRID = "tests/grid/grid.hocon"
@@ -117,6 +121,31 @@ def test_shards_together_run_everything(command, tmp_path) -> None:
     assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, True]
 
 
+def test_dry_run_lists_every_run_with_its_state_and_cost(command, tmp_path, capsys) -> None:
+    assert main(command('grid.methods=["l2"]', "grid.seeds=1")) == 0
+    capsys.readouterr()
+    assert main(command('grid.methods=["l2"]', 'grid.datasets=["tiny", "nowhere"]', "dry_run=true")) == 0
+    done, unknown, missing, unknown_too, total, note = capsys.readouterr().out.splitlines()
+    assert done == "done     MobileNetV2, tiny, l2, seed 1"
+    assert unknown.startswith("missing  MobileNetV2, nowhere, l2, seed 1: ")
+    assert unknown_too == unknown.replace("seed 1", "seed 2")
+    prefix, _, cost = missing.partition(": ")
+    assert (prefix, cost.endswith(" MB")) == ("missing  MobileNetV2, tiny, l2, seed 2", True)
+    assert total == f"remaining, one run after the other: {cost} of disk space"
+    assert note == "not included: 2 runs that cannot be estimated"
+    assert not result(tmp_path / "runs", "l2/seed_2").parent.exists()
+
+
+def test_the_first_seed_of_a_group_also_costs_its_search(command, capsys, monkeypatch) -> None:
+    stages = [SimpleNamespace(seconds=100.0, disk_bytes=10**6)] * 2
+    estimate = SimpleNamespace(seconds=210.0, disk_bytes=2 * 10**6, reading=10.0, stages=stages)
+    monkeypatch.setattr(runner, "estimate_run", lambda settings: estimate)
+    words = ['grid.methods=["AFA"]', "first_stage.search.alpha=[1, 2]", "second_stage.search.alpha=[3]", "dry_run=true"]
+    assert main(command(*words)) == 0
+    costs = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert costs[:2] == [f"{format_seconds(210 + 2 * 110 + 210)}, 6 MB", f"{format_seconds(210)}, 2 MB"]
+
+
 def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path, capsys) -> None:
     words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 1e30]", "validation_fraction=0.5")
     assert main(words) == 0
@@ -135,21 +164,19 @@ def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path
     assert "0.01 / 0.02,held_out,2,2" in table(tmp_path / "runs", words)
 
 
-def test_overwrite_searches_once_more_for_all_seeds(command, tmp_path) -> None:
+def test_overwrite_searches_again_once_for_all_seeds(command, tmp_path) -> None:
     words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01]", "validation_fraction=0.5")
     assert main(words) == 0
-    assert main([*words, "first_stage.lr=0.02"]) == 1  # made with other settings
-    assert main([*words, "first_stage.lr=0.02", "overwrite=true"]) == 0
+    changed = [*words, "first_stage.lr=0.02"]
+    assert main(changed) == 1  # the runs were made with other settings
+    assert main([*changed, "overwrite=true"]) == 0
     folder = result(tmp_path / "runs", "AFA/x").parents[1]
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "search",
-        "search.old-1",
-        "seed_1",
-        "seed_1.old-1",
-        "seed_2",
-        "seed_2.old-1",
-    ]
-    assert "lr = 0.02" in (folder / "seed_2/settings.log").read_text()
+    seeds = {"seed_1", "seed_1.old-1", "seed_2", "seed_2.old-1"}
+    assert {path.name for path in folder.iterdir()} == {"search", *seeds}
+    trial = "stage_1_alpha_0.01"
+    assert {path.name for path in (folder / "search").iterdir()} == {"search.json", trial, f"{trial}.old-1"}
+    for changed_run in (folder / "seed_1", folder / "seed_2", folder / "search" / trial):
+        assert "lr = 0.02" in (changed_run / "settings.log").read_text()
 
 
 def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:
@@ -160,24 +187,23 @@ def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:
     trial = json.loads((tmp_path / "runs/run.search/stage_1_alpha_0.001/result.json").read_text())
     assert trial["best_test_top1"]["n"] == 2
     assert main(command) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert main([*command, "alpha=0.5", "search.alpha=[]", "exp_id=plain"]) == 0
     assert not (tmp_path / "runs/plain.search").exists()
 
 
 def test_only_some_epochs_are_scored_and_always_the_last(words, tmp_path, monkeypatch) -> None:
-    scored = []
-    real = stage_module.StageRun._predict
+    log, scored = tmp_path / "runs/run/log.txt", []
 
-    def counting(self, *arguments):
-        scored.append(self.state.epoch + 1)
-        return real(self, *arguments)
+    def counting_predict(*arguments):
+        scored.append(len(log.read_text().splitlines()))  # the header and the epochs before this one
+        return predict(*arguments)
 
-    monkeypatch.setattr(stage_module.StageRun, "_predict", counting)
+    monkeypatch.setattr(loop, "predict", counting_predict)
     command = ["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "max_iter=15", "test_every=2"]
     assert main(command) == 0
-    assert scored[:3] == [2, 4, 5]
-    rows = [line.split("\t") for line in (tmp_path / "runs/run/log.txt").read_text().splitlines()[1:]]
+    assert scored == [2, 4, 5, 6, 6]  # at the end the files last.pth and best.pth
+    rows = [line.split("\t") for line in log.read_text().splitlines()[1:]]
     assert [row[-1] == "nan" for row in rows] == [True, False, True, False, False]
     best = json.loads((tmp_path / "runs/run/result.json").read_text())["repeats"][0][0]["best"]
     assert best["selection_top1"] == pytest.approx(max(float(row[-1]) for row in rows if row[-1] != "nan"))
