@@ -90,7 +90,7 @@ def test_no_two_modules_have_the_same_stem():
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_no_function_has_the_name_of_a_module_or_package(path):
     modules = {other.stem for other in FILES} | {other.parent.name for other in FILES}
-    functions = {
+    functions = {  # a property is not called, so it cannot be confused with a module
         node.name
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
