@@ -39,7 +39,7 @@ def load_file_safely(path: Path) -> dict:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # torch raises nearly every type on altered bytes
+    except Exception as error:  # torch raises nearly every type on modified bytes
         # One line, without torch's advice on how to run the code in the file.
         reason = one_line(error).partition(". This is an internal")[0]
         if isinstance(error, pickle.UnpicklingError):
@@ -48,7 +48,7 @@ def load_file_safely(path: Path) -> dict:
                     f"{path}: refused, it holds more than tensors and plain values: {needed[1]}"
                 ) from None
             reason = "not a pickle of tensors"
-        raise CheckpointError(f"{path}: not a readable file of weights (torn, altered or empty?): {reason}") from None
+        raise CheckpointError(f"{path}: not a readable file of weights (incomplete or modified?): {reason}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is expected")
     return content
