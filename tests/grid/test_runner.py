@@ -140,15 +140,20 @@ def test_the_first_seed_of_a_group_also_costs_its_search(command, capsys, monkey
     stages = [SimpleNamespace(seconds=100.0, disk_bytes=10**6)] * 2
     estimate = SimpleNamespace(seconds=210.0, disk_bytes=2 * 10**6, reading=10.0, stages=stages)
     monkeypatch.setattr(runner, "estimate_run", lambda settings: estimate)
-    words = ['grid.methods=["AFA"]', "first_stage.search.alpha=[1, 2]", "second_stage.search.alpha=[3]", "dry_run=true"]
-    assert main(command(*words)) == 0
+    arguments = [
+        'grid.methods=["AFA"]',
+        "first_stage.search.alpha=[1, 2]",
+        "second_stage.search.alpha=[3]",
+        "dry_run=true",
+    ]
+    assert main(command(*arguments)) == 0
     costs = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
     assert costs[:2] == [f"{format_seconds(210 + 2 * 110 + 210)}, 6 MB", f"{format_seconds(210)}, 2 MB"]
 
 
 def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path, capsys) -> None:
-    words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 1e30]", "validation_fraction=0.5")
-    assert main(words) == 0
+    arguments = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 1e30]", "validation_fraction=0.5")
+    assert main(arguments) == 0
     folder = result(tmp_path / "runs", "AFA/x").parents[1]
     search = json.loads((folder / "search/search.json").read_text())
     (stage,) = search["stages"]
@@ -161,13 +166,13 @@ def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path
         assert (run["selected_on"], run["data"]["held_out_fraction"]) == ("test", 0.0)
         assert "alpha = 0.01" in (folder / f"seed_{seed}/settings.log").read_text()
     assert capsys.readouterr().out.count("not finite: ") == 1
-    assert "0.01 / 0.02,held_out,2,2" in table(tmp_path / "runs", words)
+    assert "0.01 / 0.02,held_out,2,2" in table(tmp_path / "runs", arguments)
 
 
 def test_overwrite_searches_again_once_for_all_seeds(command, tmp_path) -> None:
-    words = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01]", "validation_fraction=0.5")
-    assert main(words) == 0
-    changed = [*words, "first_stage.lr=0.02"]
+    arguments = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01]", "validation_fraction=0.5")
+    assert main(arguments) == 0
+    changed = [*arguments, "first_stage.lr=0.02"]
     assert main(changed) == 1  # the runs were made with other settings
     assert main([*changed, "overwrite=true"]) == 0
     folder = result(tmp_path / "runs", "AFA/x").parents[1]

@@ -40,7 +40,7 @@ def report(tmp_path: Path) -> Callable[..., dict[tuple[str, str], dict[str, str]
 def start(cell: Cell) -> None:
     """Write the files of a run that was killed at its start."""
     cell.folder.mkdir(parents=True)
-    (cell.folder / "settings.log").write_text(format_settings(cell.settings()))
+    (cell.folder / "settings.log").write_text(format_settings(cell.run_settings()))
 
 
 def finish(cell: Cell, best: float, last: float) -> None:
@@ -173,7 +173,7 @@ def test_a_run_of_several_tables_is_the_same_in_all() -> None:
     runs: dict[Path, str] = {}
     for table in ("3", "4", "7", "11"):
         for cell in load_config(f"hocon_config/paper/table_{table}.hocon").cells:
-            assert runs.setdefault(cell.folder, format_settings(cell.settings())) == format_settings(cell.settings())
+            assert runs.setdefault(cell.folder, format_settings(cell.run_settings())) == format_settings(cell.run_settings())
 
 
 def test_table_6_is_counted(tmp_path, capsys) -> None:
