@@ -71,7 +71,7 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
     Raises:
         AFAError: they cannot be read, or differ from those of the grid.
     """
-    wanted = cell.settings()
+    wanted = cell.run_settings()
     try:
         if folder.settings_log.read_text(encoding="utf-8") == format_settings(wanted):
             return wanted  # parsing a config takes long, and a table has hundreds

@@ -78,7 +78,7 @@ def train(cells: Sequence[Cell]) -> int:
         try:
             if cell.first_seed.is_searched and cell.group not in chosen:
                 chosen[cell.group] = choose_alphas(cell.first_seed, cell.search_folder)
-            run(cell.settings(chosen.get(cell.group)))
+            run(cell.run_settings(chosen.get(cell.group)))
         except StoppedError:
             raise
         except BusyError as error:
@@ -109,7 +109,7 @@ def list_runs(cells: Sequence[Cell]) -> None:
         is_first = cell.group not in estimates
         if is_first:
             try:
-                estimates[cell.group] = estimate_run(cell.settings())
+                estimates[cell.group] = estimate_run(cell.run_settings())
             except AFAError as error:
                 estimates[cell.group] = error.lines[0]
         estimate = estimates[cell.group]

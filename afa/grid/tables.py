@@ -207,7 +207,7 @@ def _draw(kind: str, rows: Sequence[TableRow], runs: Sequence[GridRun], path: Pa
             epochs, stages = [], len(cell.first_seed.stages)
             for stage in range(1, stages + 1):
                 epochs += read_log(
-                    RunFolder(cell.folder).stage(repeat=1, repeats=1, stage=stage, stages=stages).log_txt
+                    RunFolder(cell.folder).stage_folder(repeat=1, repeats=1, stage=stage, stages=stages).log_txt
                 )
             if epochs:
                 panel = panels.setdefault(f"{cell.network}, {cell.dataset}", {})
