@@ -1,4 +1,4 @@
-"""Arguments -> settings -> run. torch is imported only once the settings are known to be good."""
+"""Arguments -> settings -> run. torch is imported only after the settings are checked."""
 
 import argparse
 import os
@@ -12,10 +12,10 @@ from importlib import metadata
 import afa
 from afa.config.grid import Grid
 from afa.config.hocon import load_config
-from afa.config.launch import refuse_several, said_once
-from afa.config.task_words import is_setting, load_task, task_name
-from afa.config.tasks import TASKS
+from afa.config.tasks import TASKS, is_setting, load_task, task_name
 from afa.errors import AFAError, ConfigError
+from afa.machine.launch import report_errors_once, require_single_process
+from afa.machine.signals import interruptible
 
 _EPILOG = """\
 with a CONFIG, a HOCON file:
@@ -26,60 +26,57 @@ with a CONFIG, a HOCON file:
   python main.py hocon_config/paper/table_4.hocon target_data_dir=/data
   python main.py hocon_config/paper/table_4.hocon target_data_dir=/data mode=report
 
-without one:
+without a CONFIG:
 {tasks}
 
-A run writes to <outpath>/<run name>/. The same command again goes on with a run that was
-cut short, and does nothing if it is finished. The keys of a CONFIG are explained in
-README.md, those of the rest in docs/your-own-data.md.
+A run writes to <outpath>/<run name>/. The same command resumes an interrupted run, and does nothing if the run is
+finished. README.md explains the keys of a CONFIG, docs/your-own-data.md those of the other commands.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 the run failed, 2 the settings are wrong."""
-    words = _parser().parse_args(arguments).words
+    """Run the command line and return its exit status: 0 success, 1 the run failed, 2 the settings are wrong."""
+    first, *rest = _parser().parse_args(arguments).arguments
+    is_task = is_setting(first)
     try:
-        if is_setting(words[0]):
-            with said_once():
-                refuse_several("mode")
-            task, settings = load_task(words)
-            task.run(settings)
-            return 0
-        return _run_config(words[0], words[1:])
+        with report_errors_once():
+            if is_task:
+                require_single_process("this command")
+                task, task_settings = load_task([first, *rest])
+            else:
+                if task_name(rest) in TASKS:
+                    raise ConfigError(f"command line: {task_name(rest)} takes no CONFIG; remove {first}")
+                config = load_config(first, rest, check_files=True)
+                if isinstance(config, Grid) or config.run.dry_run or config.is_searched:
+                    require_single_process("a grid, a search or a dry run")
+        if is_task:
+            function = task.load()
+            with interruptible():
+                function(task_settings)
+        elif isinstance(config, Grid):
+            from afa.grid.runner import do_grid
+
+            return do_grid(config)
+        else:
+            from afa.entry import run
+
+            run(config, command=shlex.join(["python", "main.py", first, *rest]))
+        return 0
     except AFAError as error:
         if error.lines:
             print("\n".join(error.lines), file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # the reader of the output is gone, ``head`` for one
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
-        return 128 + signal.SIGPIPE
-    except OSError as error:  # a full disk, a folder that is gone: files written beside the checkpoints
-        place = f"{error.filename}: " if error.filename else ""
-        what_next = "" if is_setting(words[0]) else "; the same command goes on from the last checkpoint"
-        print(f"{place}{error.strerror or error}{what_next}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("stopped; the same command begins again", file=sys.stderr)
+        print("stopped by SIGINT; run the same command again", file=sys.stderr)
         return 130
-
-
-def _run_config(file: str, overrides: Sequence[str]) -> int:
-    """Do what a config file says; returns the exit status."""
-    with said_once():
-        name = task_name(overrides)
-        if name in TASKS:
-            raise ConfigError(f"command line: {name} takes no CONFIG; leave {file} out")
-        config = load_config(file, overrides, check_files=True)
-        if isinstance(config, Grid) or config.run.dry_run or any(stage.search_alpha for stage in config.stages):
-            refuse_several("a grid, a search or a dry run")
-    if isinstance(config, Grid):
-        from afa.grid.command import do_grid
-
-        return do_grid(config)
-    from afa.grid.search import run
-
-    run(config, command=shlex.join(["python", "main.py", file, *overrides]))
-    return 0
+    except BrokenPipeError:  # the reader of the output has ended, for example ``head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports an error at its exit
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, or a folder that was removed
+        path = f"{error.filename}: " if error.filename else ""
+        advice = "" if is_task else "; the same command resumes from the last checkpoint"
+        print(f"{path}{error.strerror or error}{advice}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,20 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument(
-        "words",
+        "arguments",
         metavar="CONFIG key=value",
         nargs="+",
-        help="a HOCON file, for example one of hocon_config/, and settings that replace the file's",
+        help="a HOCON file, for example one of hocon_config/, and settings that override those of the file",
     )
     return parser
 
 
 def _version() -> str:
-    """Ours and those that a result depends on, read without importing them."""
-    parts = [f"AFA {afa.__version__}", f"Python {platform.python_version()}"]
+    """Versions of this program and of the packages that determine a result, read without importing them."""
+    versions = [f"AFA {afa.__version__}", f"Python {platform.python_version()}"]
     for package in ("torch", "torchvision"):
         try:
-            parts.append(f"{package} {metadata.version(package)}")
+            versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            parts.append(f"{package} is not installed")
-    return ", ".join(parts)
+            versions.append(f"{package} is not installed")
+    return ", ".join(versions)

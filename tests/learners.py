@@ -8,7 +8,7 @@ from torch import Tensor
 from afa.config.settings import Settings
 from afa.networks.build import load_source_weights
 from afa.training.engine import Learner
-from afa.training.setup import Start, build_learner
+from afa.training.learner import Start, build_learner
 
 
 def demo_learner(

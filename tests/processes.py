@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "afa.command_line", "afa.training.algorithm"])
+CONTEXT.set_forkserver_preload(["torch", "afa.command_line", "afa.commands.algorithm"])
 
 
 def _run(words: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:

@@ -1,4 +1,4 @@
-"""Several processes: the losses, weights and files of one; each image once; signals, kills and errors said once."""
+"""Several processes: mean gradients, each test image once, one writer; signals, kills, errors printed once."""
 
 import csv
 import functools
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,15 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from afa.config.launch import read_launch
 from afa.config.settings import BackboneSettings, StageSettings
-from afa.data import loaders
 from afa.data.folders import scan_split
-from afa.data.loaders import TrainLoader
+from afa.data.loaders import Batch, TrainLoader
 from afa.data.transforms import Preprocessing
-from afa.training.distributed import join
-from afa.training.engine import train_step
-from afa.training.setup import Start, build_learner
+from afa.errors import ConfigError
+from afa.machine.launch import Launch, read_launch
+from afa.training.engine import Learner, train_step
+from afa.training.learner import Start, build_learner
+from afa.training.parallel import join_processes
 from tests.processes import CONTEXT
 from tests.ranks import Ranks, environment, free_port
 from tests.same import assert_the_same
@@ -31,53 +30,59 @@ from tests.same import assert_the_same
 CPU = torch.device("cpu")
 BACKBONE = BackboneSettings(name="resnet18", aligned_layers=("layer2.1.conv2", "layer4.1.conv2"))
 METHODS = {"ast": 1e-3, "delta": 1e-3, "l2_sp": 0.01}
-"""Method -> alpha: a mean over the batch, a sum over it, and one of the weights alone."""
+"""Method -> alpha."""
+RATE = 0.01
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.hocon")
 
 
-def take_steps(rank: int, size: int, port: int, images: Path, sync_bn: bool, out: Path) -> None:
-    """What one of ``size`` processes sees in an epoch of every method, in double precision, into a file in ``out``."""
-    os.environ.update(environment(rank, size, port))
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
+def build(method: str) -> Learner:
+    """A learner in double precision, with the same weights in every process."""
     torch.manual_seed(0)
     state = resnet18().state_dict()
     start = Start({name: value for name, value in state.items() if not name.startswith("fc.")}, "test", with_head=False)
-    world = join(read_launch(), CPU, sync_bn=sync_bn)
+    return build_learner(
+        BACKBONE,
+        StageSettings(method=method, alpha=METHODS[method], learning_rate=RATE),
+        start=start,
+        num_classes=3,
+        image_size=64,
+        seed=1,
+        device=CPU,
+        fixed_weights=[torch.full((128,), 1 / 128), torch.full((512,), 1 / 512)] if method == "delta" else (),
+    )
+
+
+def first_batch(images: Path, rank: int, size: int) -> Batch:
+    """The images of ``rank`` of a batch of 5: with two processes 3 and 3, the last of which is a copy."""
+    loader = TrainLoader(
+        scan_split(images),
+        Preprocessing(64),
+        batch_size=5,
+        seed=1,
+        device=CPU,
+        num_workers=0,
+        rank=rank,
+        world_size=size,
+    )
+    return next(loader.epoch(0))
+
+
+def take_a_step(rank: int, size: int, port: int, images: Path, out: Path) -> None:
+    """Train one of ``size`` processes for one step of every method, and save what it has to a file in ``out``."""
+    os.environ.update(environment(rank, size, port))
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    processes = join_processes(read_launch(), CPU, sync_bn=False)
     seen: dict[str, Any] = {}
-    for method, alpha in METHODS.items():
-        learner = build_learner(
-            BACKBONE,
-            StageSettings(method=method, alpha=alpha),
-            start=start,
-            num_classes=3,
-            image_size=64,
-            seed=1,
-            device=CPU,
-            fixed_weights=[torch.full((128,), 1 / 128), torch.full((512,), 1 / 512)] if method == "delta" else (),
-            sync_bn=sync_bn and size > 1,
-        )
-        learner = replace(
-            learner, world=world, shared=world.forward_of(learner.target, learner.objective, learner.precision)
-        )
+    for method in METHODS:
+        learner = processes.wrap(build(method), 1)
         learner.target.train()
-        # 11 images in batches of 5; the last two batches, over two processes: 3 and 2, 1 and none.
-        loader = TrainLoader(
-            scan_split(images), Preprocessing(64), batch_size=5, seed=1, device=CPU, num_workers=0, part=world.part
-        )
-        steps = [
-            train_step(learner, batch.images.double(), batch.labels, batch.share) for batch in loader.epoch(0, start=1)
-        ]
-        seen[method] = {
-            "figures": [
-                [*map(float, step.losses[:4]), float(step.gradient_norm), float(step.correct)] for step in steps
-            ],
-            "entropies": [step.losses.entropies for step in steps],
-            "model": learner.target.network.state_dict(),
-            "attention": learner.objective.state_dict(),
-        }
-    torch.save(seen, out / f"{size}_{rank}.pth")
+        batch = first_batch(images, rank, size)
+        step = train_step(learner, batch.images.double(), batch.labels)
+        trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
+        seen[method] = {"trained": trained, "norm": step.gradient_norm}
+    torch.save(seen, out / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")
@@ -88,43 +93,42 @@ def eleven(tmp_path_factory, data_dir) -> Path:
     return folder
 
 
-def in_processes(size: int, images: Path, sync_bn: bool, out: Path) -> list[dict[str, Any]]:
+def test_the_gradient_is_the_mean_over_the_processes(eleven, tmp_path):
+    """Of a mean over the batch (AST), a sum over it (DELTA), and a loss of the weights alone (L2-SP)."""
     port = free_port()
-    processes = [
-        CONTEXT.Process(target=take_steps, args=(rank, size, port, images, sync_bn, out)) for rank in range(size)
-    ]
+    processes = [CONTEXT.Process(target=take_a_step, args=(rank, 2, port, eleven, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=300)
-    assert [process.exitcode for process in processes] == [0] * size
-    return [torch.load(out / f"{size}_{rank}.pth") for rank in range(size)]
-
-
-def test_two_processes_with_sync_bn_are_one(eleven, tmp_path):
-    (one,) = in_processes(1, eleven, True, tmp_path)
-    for ours in in_processes(2, eleven, True, tmp_path):
+    assert [process.exitcode for process in processes] == [0, 0]
+    one, two = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
+    torch.set_default_dtype(torch.float64)
+    try:
         for method in METHODS:
-            torch.testing.assert_close(ours[method], one[method], rtol=1e-9, atol=1e-9)
+            gradients = []
+            for rank in range(2):
+                learner, batch = build(method), first_batch(eleven, rank, 2)
+                learner.objective.summed_factor = 2.0
+                trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
+                start = [p.detach().clone() for p in trained]
+                learner.target.train()
+                train_step(learner, batch.images.double(), batch.labels)
+                gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in trained])
+            means = [(first + second) / 2 for first, second in zip(*gradients, strict=True)]
+            norm = torch.stack([mean.norm() for mean in means]).norm()
+            for ours in (one[method], two[method]):
+                torch.testing.assert_close(ours["norm"], norm, rtol=1e-9, atol=0)
+                for parameter, before, mean in zip(ours["trained"], start, means, strict=True):
+                    torch.testing.assert_close(parameter.data, before - RATE * mean, rtol=1e-9, atol=1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-def test_each_image_comes_once_to_one_of_the_processes(eleven):
-    folder = scan_split(eleven)
-    common = {"batch_size": 5, "device": CPU, "num_workers": 0}
-    whole = list(TrainLoader(folder, Preprocessing(32), seed=1, **common).epoch(2, start=1))
-    for size in (2, 3, 4):
-        parts = [
-            list(TrainLoader(folder, Preprocessing(32), seed=1, part=(rank, size), **common).epoch(2, start=1))
-            for rank in range(size)
-        ]
-        for batch, *own in zip(whole, *parts, strict=True):
-            here = [part for part in own if part.share]
-            assert torch.equal(torch.cat([part.images for part in here]), batch.images)
-            assert torch.equal(torch.cat([part.labels for part in here]), batch.labels)
-            assert sum(part.share for part in own) == pytest.approx(1)
-            assert all(torch.equal(part.indices, batch.indices) and len(part.images) for part in own)
-        tests = [loaders.TestLoader(folder, Preprocessing(32), part=(rank, size), **common) for rank in range(size)]
-        assert [i for loader in tests for batch in loader for i in batch.indices.tolist()] == list(range(11))
+def test_sync_bn_needs_gpus():
+    launch = Launch(rank=0, size=2)
+    with pytest.raises(ConfigError, match="sync_bn: torch supports it for CUDA GPUs only"):
+        join_processes(launch, CPU, sync_bn=True)
 
 
 def run_in_two(data_dir: Path, out: Path, *extra: str) -> Ranks:
@@ -156,7 +160,7 @@ def tiny_run(data_dir) -> Callable[..., Ranks]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data_dir) -> Path:
-    """A run of two processes that nothing happened to."""
+    """A run of two processes without any disturbance."""
     out = tmp_path_factory.mktemp("undisturbed")
     ranks = run_in_two(data_dir, out)
     assert ranks.wait() == [0, 0], ranks.errors
@@ -181,9 +185,9 @@ def test_a_run_is_written_once_and_counts_each_test_image_once(undisturbed, tiny
 def test_stopped_by_sigterm_all_leave_at_the_same_step_and_go_on_exactly(undisturbed, tiny_run, tmp_path):
     ranks = tiny_run(tmp_path)
     ranks.programs[0].wait_for_line(tmp_path / "run/experiment.log", "AST epoch 1/2 step 1/")
-    ranks.programs[1].send(signal.SIGTERM)  # to one alone: the others hear of it
+    ranks.programs[1].send(signal.SIGTERM)  # to one alone: it informs the others
     assert ranks.wait() == [143, 143]
-    assert ranks.errors == "stopped by SIGTERM; the same command again goes on from here\n"
+    assert ranks.errors == "stopped by SIGTERM; run the same command again to resume\n"
     again = tiny_run(tmp_path)
     assert again.wait() == [0, 0], again.errors
     assert_the_same(tmp_path / "run", undisturbed)
@@ -194,7 +198,10 @@ def test_one_that_is_killed_ends_the_others_in_a_line_and_the_run_goes_on_exactl
     ranks.programs[0].wait_for_line(tmp_path / "run/experiment.log", "AST epoch 1/2 step 1/")
     ranks.programs[1].send(signal.SIGKILL)
     assert ranks.wait() == [1, -signal.SIGKILL]
-    assert ranks.errors == "another process of this run ended without a word (killed?); the same command goes on\n"
+    assert (
+        ranks.errors
+        == "another process of this run ended without an error message (killed?); the same command resumes\n"
+    )
     again = tiny_run(tmp_path)
     assert again.wait() == [0, 0], again.errors
     assert_the_same(tmp_path / "run", undisturbed)
@@ -211,7 +218,7 @@ def test_one_that_is_killed_ends_the_others_in_a_line_and_the_run_goes_on_exactl
     ],
     ids=["too_few", "config", "data", "weights", "dry_run"],
 )
-def test_an_error_is_said_once(tiny_run, tmp_path, extra, status, line):
+def test_an_error_is_printed_once(tiny_run, tmp_path, extra, status, line):
     ranks = tiny_run(tmp_path, *extra)
     assert ranks.wait() == [status, status]
     assert line in ranks.errors

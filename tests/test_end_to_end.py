@@ -137,16 +137,16 @@ def test_a_run_that_was_cut_short_goes_on_and_ends_the_same(words, tmp_path, mon
     command = ["tests/tiny.hocon", *words, "alpha=0.01", "max_iter=9"]
     assert main([*command, "exp_id=whole"]) == 0
 
-    from afa.training import stage
+    from afa.training import loop
 
-    write_log = stage.write_log
+    write_log = loop.write_log
 
     def die_after_the_second_epoch(path, history):
         if len(history) == 2:
             raise KeyboardInterrupt
         write_log(path, history)
 
-    monkeypatch.setattr(stage, "write_log", die_after_the_second_epoch)
+    monkeypatch.setattr(loop, "write_log", die_after_the_second_epoch)
     assert main([*command, "exp_id=cut"]) == 130
     monkeypatch.undo()
     monkeypatch.chdir(Path(__file__).parents[1])
@@ -193,7 +193,7 @@ def test_a_config_of_the_released_code_runs_as_it_is(data_dir, tmp_path, capsys)
     config.write_bytes("\r\n".join(lines).encode())
     assert main([str(config)]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    assert torch.cuda.is_available() or out.count("no CUDA card here") == 1
+    assert torch.cuda.is_available() or out.count("no CUDA GPU found") == 1
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_a_released_checkpoint_is_evaluated(words, released, tmp_path, capsys):
     ("make", "config", "message"),
     [
         (lambda: build_network("mobilenet_v2", 120), "mobilenet_v2", "its head has 120 classes; the data set has 3"),
-        (lambda: build_network("mobilenet_v2", 3), "resnet101", "holds no resnet101: its head fc.bias is missing"),
+        (lambda: build_network("mobilenet_v2", 3), "resnet101", "not a resnet101: its head fc.bias is missing"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_line(words, tmp_path, capsys, make, config, message):
@@ -251,9 +251,9 @@ def test_held_out_images_select_and_the_test_images_are_scored_at_the_end(words,
     assert stage["best"]["test_top1"] * 9 % 100 == pytest.approx(0, abs=1e-6)  # nine test images
 
 
-def test_a_last_batch_that_batch_norm_cannot_use_is_said_before_training(words, capsys):
+def test_a_last_batch_that_batch_norm_cannot_use_is_reported_before_training(words, capsys):
     assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "batch_size=11"]) == 2
-    assert capsys.readouterr().err.startswith("batch_size: with 11 the last batch of 12 images holds a single one")
+    assert capsys.readouterr().err.startswith("batch_size: with 11 a batch of the 12 images has a single image")
 
 
 def test_a_bad_image_is_named_and_can_be_skipped(words, data_dir, tmp_path, capsys):
@@ -271,7 +271,7 @@ def test_a_bad_image_is_named_and_can_be_skipped(words, data_dir, tmp_path, caps
     assert main(command) == 1
     assert str(bad) in capsys.readouterr().err
     assert main([*command, "bad_images=skip", "exp_id=skip"]) == 0
-    assert "went on without 1 bad images" in capsys.readouterr().out
+    assert "continuing without 1 bad images" in capsys.readouterr().out
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:

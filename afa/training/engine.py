@@ -1,11 +1,11 @@
-"""One step, one epoch, one pass over a test set. Returns numbers, prints nothing, knows no config, opens no file."""
+"""One step, one epoch, one pass over a test set. Returns numbers, prints nothing, opens no file."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -13,17 +13,15 @@ from torch.optim import SGD
 
 from afa.data.loaders import Batch, TestBatch
 from afa.method.objectives import Losses, Objective
+from afa.method.term import Outputs
 from afa.networks.features import FeatureNetwork, FrozenSource
-from afa.training.distributed import ALONE, Forward, World, forward_both
-from afa.training.precision import Precision, products_in_tf32
+from afa.results.records import rank_classes
+from afa.training.numerics import Precision, products_in_tf32
 
 
 @dataclass(frozen=True)
 class Learner:
-    """What a stage trains: the target and the attention in ``objective``; ``source`` stays as it is.
-
-    ``world``: the processes that train it together, through ``shared``.
-    """
+    """What a stage trains: the target, and the attention in ``objective``. ``source`` is frozen."""
 
     target: FeatureNetwork
     source: FrozenSource | None
@@ -33,70 +31,76 @@ class Learner:
     precision: Precision
     scaler: GradScaler
     grad_clip: float = 0.0
-    world: World = ALONE
-    shared: Forward | None = None
+
+    @property
+    def forward(self) -> nn.Module:
+        """Images -> ``Outputs`` of the target."""
+        return self.target
+
+    @property
+    def losses(self) -> nn.Module:
+        """Outputs of source and target, labels -> ``Losses``."""
+        return self.objective
 
 
 class Step(NamedTuple):
-    """What one step saw before it changed the weights: losses, the part that was right, and the gradient's L2 norm."""
+    """What one step computed before it changed the weights; ``correct`` is the fraction of correct predictions.
+
+    ``gradient_norm`` is the L2 norm of the gradient before clipping.
+    """
 
     losses: Losses
     correct: Tensor
     gradient_norm: Tensor
 
     @property
-    def figures(self) -> dict[str, Tensor]:
+    def scalars(self) -> dict[str, Tensor]:
         """All scalars by name."""
         return {**dict(zip(Losses._fields[:4], self.losses[:4], strict=True)), "gradient_norm": self.gradient_norm}
 
     def describe(self) -> str:
         """The scalars as text; waits for the device."""
-        return ", ".join(f"{name} {value.item():.4g}" for name, value in self.figures.items())
+        return ", ".join(f"{name} {value.item():.4g}" for name, value in self.scalars.items())
 
 
-def train_step(learner: Learner, images: Tensor, labels: Tensor, share: float = 1.0) -> Step:
-    """One SGD step on normalised (B, 3, S, S) images and (B,) labels, which are the ``share`` of a batch that is here.
+def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
+    """One SGD step on normalised (B, 3, S, S) images and (B,) labels.
 
-    With ``grad_clip`` above 0, a gradient whose norm over all trained parameters is larger is scaled down to it.
+    With ``grad_clip`` above 0, a gradient with a larger L2 norm over all trained parameters is scaled to that norm.
     """
-    images, labels = learner.world.fill(images, labels, share)
-    with learner.precision.products():
-        learner.optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that both need not fit in memory
-        logits, losses = _forward_pass(learner, images, labels, share)
-        learner.scaler.scale(losses.total).backward(learner.world.gradient(losses.total, share))
-        norm = _update(learner)
-    correct = (logits.detach().argmax(dim=1) == labels).sum() / len(labels)
-    figures = torch.cat([torch.stack([*losses[:4], correct]), losses.entropies]).detach()
-    figures = learner.world.mean(figures, share)
-    return Step(Losses(figures[0], figures[1], figures[2], figures[3], figures[5:]), figures[4], norm.detach())
+    precision, scaler, optimizer = learner.precision, learner.scaler, learner.optimizer
+    with precision.products():
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that both need not fit in memory
+
+        # Source maps, then logits and maps of the target.
+        with precision.autocast():
+            source = learner.source(images) if learner.source else Outputs()
+            target = learner.forward(images)
+
+        # Losses (eq. 4), in float32 even if the networks compute in 16 bits.
+        losses = learner.losses(precision.upcast(source), precision.upcast(target), labels)
+        correct = (target.logits.argmax(dim=1) == labels).sum() / len(labels)
+        del source, target  # backward needs only what autograd saved
+
+        # Backward.
+        scaler.scale(losses.total).backward()
+
+        # Clip.
+        scaler.unscale_(optimizer)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+        if learner.grad_clip:
+            clip_grads_with_norm_(trained, learner.grad_clip, norm)
+
+        # Update. In fp16 the scaler skips a step whose gradient overflows and halves its scale: that is not an error.
+        scaler.step(optimizer)
+        scaler.update()
+    norm = norm.nan_to_num(0, posinf=0) if scaler.is_enabled() else norm
+    return Step(Losses(*(value.detach() for value in losses)), correct, norm.detach())
 
 
-def _forward_pass(learner: Learner, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Losses]:
-    """(B, K) logits and the losses, in float32 also where the networks compute in 16 bits."""
-    precision = learner.precision
-    with precision.autocast():
-        source_maps = learner.source(images) if learner.source else []
-    source_maps = [precision.upcast(map_) for map_ in source_maps]
-    if learner.shared:
-        return learner.shared(images, labels, source_maps, share)
-    return forward_both(learner.target, learner.objective, precision, images, labels, source_maps, share)
-
-
-def _update(learner: Learner) -> Tensor:
-    """Change the weights by their gradients; the gradient's norm before it was clipped."""
-    learner.scaler.unscale_(learner.optimizer)
-    trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
-    norm = get_total_norm([p.grad for p in trained if p.grad is not None])
-    if learner.grad_clip:
-        clip_grads_with_norm_(trained, learner.grad_clip, norm)
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
-    # fp16 leaves a step out whose gradient overflows, and halves its scale: that is no failure.
-    return norm.nan_to_num(0, posinf=0) if learner.scaler.is_enabled() else norm
-
-
-class TrainFigures(NamedTuple):
-    """Means over the images of an epoch; ``entropies`` one for each attentive module; ``top1`` in percent."""
+class TrainMetrics(NamedTuple):
+    """Means over the images of an epoch; ``entropies``: one for each attentive module; ``top1`` in percent."""
 
     classification: float
     head_penalty: float
@@ -107,21 +111,21 @@ class TrainFigures(NamedTuple):
 
 
 class TrainSums:
-    """Sums over the images seen so far in an epoch, kept on the device: reading them waits for it, adding does not."""
+    """Sums over the images of an epoch, on the device: reading them waits for the device, adding does not."""
 
     def __init__(self, attentions: int, device: torch.device) -> None:
         self.sums = torch.zeros(6 + attentions, dtype=torch.float64, device=device)
 
     def add(self, step: Step, images: int) -> None:
-        """Add one batch of so many images."""
+        """Add one batch of ``images`` images."""
         losses = step.losses
         means = torch.stack([*losses[:4], torch.ones_like(losses.total), step.correct])
         self.sums += torch.cat([means, losses.entropies]).double() * images
 
-    def figures(self) -> TrainFigures:
-        """The means; waits for the device."""
+    def means(self) -> TrainMetrics:
+        """Means over the images added; waits for the device."""
         classification, penalty, alignment, total, seen, correct, *entropies = self.sums.tolist()
-        return TrainFigures(
+        return TrainMetrics(
             classification / seen,
             penalty / seen,
             alignment / seen,
@@ -134,18 +138,18 @@ class TrainSums:
 def train_one_epoch(
     learner: Learner, batches: Iterable[Batch], sums: TrainSums, after_step: Callable[[Batch, Step], None]
 ) -> None:
-    """Train on ``batches``, adding to ``sums``; ``after_step`` is called between two steps."""
+    """Train on ``batches`` and add to ``sums``; ``after_step`` is called between two steps."""
     learner.target.train()
     for batch in batches:
-        step = train_step(learner, batch.images, batch.labels, batch.share)
+        step = train_step(learner, batch.images, batch.labels)
         sums.add(step, len(batch.indices))
         after_step(batch, step)
 
 
 CPU_VIEWS = 16
-"""Views a forward pass on the CPU, where more are no faster; on a card it is the loader's whole batch.
+"""Views per forward pass on a CPU, where a larger pass is not faster; on a GPU a pass is the loader's batch.
 
-With fewer, and a single thread, torch does not use oneDNN for convolutions of one pixel.
+With fewer views and a single thread, torch does not use oneDNN for convolutions of one pixel.
 """
 
 
@@ -154,45 +158,39 @@ With fewer, and a single thread, torch does not use oneDNN for convolutions of o
 def predict(
     target: FeatureNetwork, batches: Iterable[TestBatch], after_batch: Callable[[int], None] = lambda size: None
 ) -> tuple[Tensor, Tensor]:
-    """(N, K) logits, averaged over an image's views, and (N,) labels, both on the CPU, in the batches' order."""
+    """Return (N, K) logits, averaged over the views of an image, and (N,) labels, on the CPU, in the batches' order.
+
+    All forward passes have the same shape; the last one is padded with copies of its first view. Libraries choose
+    kernels by the number of images, and the kernel decides the last bits of a logit: with one shape the logits of
+    an image do not depend on the other images.
+    """
     network = target.evaluator()
     logits, labels = [], []
     for batch in batches:
-        on_cpu = batch.views.device.type == "cpu"
-        views = _forward(network, batch.views, CPU_VIEWS if on_cpu else batch.full_size)
-        logits.append(views.unflatten(0, (-1, batch.views_per_image)).mean(dim=1).float().cpu())
+        size = CPU_VIEWS if batch.views.device.type == "cpu" else batch.full_size
+        outputs = []
+        for chunk in batch.views.split(size):
+            padded = torch.empty_like(chunk[:1].expand(size, -1, -1, -1), memory_format=torch.channels_last)
+            padded[: len(chunk)], padded[len(chunk) :] = chunk, chunk[:1]
+            outputs.append(network(padded)[: len(chunk)])
+        logits.append(torch.cat(outputs).unflatten(0, (-1, batch.views_per_image)).mean(dim=1).float().cpu())
         labels.append(batch.labels.cpu())
         after_batch(len(batch.labels))
     return torch.cat(logits), torch.cat(labels)
 
 
-def _forward(network: Callable[[Tensor], Tensor], views: Tensor, size: int) -> Tensor:
-    """Logits of (V, 3, S, S) views in passes of one shape, the last filled up with copies.
-
-    Libraries choose their kernels by the number of images, and the kernel decides a logit's last bits. In passes
-    of one shape an image's logits are the same whichever images, and how many, are with it.
-    """
-    logits = []
-    for part in views.split(size):
-        filled = torch.empty_like(part[:1].expand(size, -1, -1, -1), memory_format=torch.channels_last)
-        filled[: len(part)], filled[len(part) :] = part, part[:1]
-        logits.append(network(filled)[: len(part)])
-    return torch.cat(logits)
-
-
-class TestFigures(NamedTuple):
-    """Over the images of a split: mean cross-entropy, and accuracies in percent."""
+class TestMetrics(NamedTuple):
+    """Mean cross-entropy over the images of a split, and accuracies in percent."""
 
     loss: float
     top1: float
     top5: float
 
 
-def score(logits: Tensor, labels: Tensor) -> TestFigures:
-    """(N, K) logits and (N,) labels -> figures; top-5 of fewer than five classes is top-K."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = ranked == labels[:, None]
-    return TestFigures(
+def score(logits: Tensor, labels: Tensor) -> TestMetrics:
+    """Metrics of (N, K) logits and (N,) labels; with fewer than five classes top-5 is top-K."""
+    hits = rank_classes(logits) == labels[:, None]
+    return TestMetrics(
         loss=F.cross_entropy(logits.double(), labels).item(),
         top1=100 * hits[:, 0].sum().item() / len(labels),
         top5=100 * hits.any(dim=1).sum().item() / len(labels),

@@ -1,4 +1,4 @@
-"""The optimiser, its parameter groups, and the schedule as pure functions (SPEC section 3)."""
+"""The optimiser, its parameter groups, and the learning rate schedules as pure functions (paper, section 5.1)."""
 
 import math
 
@@ -11,9 +11,9 @@ from afa.networks.features import FeatureNetwork
 def build_optimizer(
     target: FeatureNetwork, objective: Objective, *, learning_rate: float, momentum: float, weight_decay: float
 ) -> SGD:
-    """SGD with one learning rate over backbone, head and the objective's own parameters, told apart by identity.
+    """SGD with one learning rate over the backbone, the head and the objective's own parameters.
 
-    The third group is ``attention``, of LwF the old head.
+    The third group is named ``attention``; for LwF it is the old head.
     """
     groups = {
         "backbone": target.backbone_parameters(),
@@ -32,25 +32,25 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: SGD, learning_rate: float) -> None:
-    """The same rate for every group."""
+    """Set the rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def count_epochs(max_iter: int, *, batch_size: int, images: int) -> int:
-    """The whole epochs nearest to ``max_iter`` steps, at least one."""
+    """Number of epochs nearest to ``max_iter`` steps, at least one."""
     return max(1, round(max_iter * batch_size / images))
 
 
 def learning_rate_factor(epoch: int, *, epochs: int, schedule: str, decay_factor: float) -> float:
-    """What the learning rate is multiplied by in ``epoch``, counted from 0.
+    """Factor of the learning rate in ``epoch``, counted from 0.
 
-    ``steplr``: ``decay_factor`` from epoch ``int(0.67 * epochs)`` on. ``coslr``: half a
-    cosine from 1 towards 0, which it would reach at ``epoch == epochs``. ``explr``:
-    ``decay_factor`` every 6 epochs, a little each epoch.
+    ``steplr``: ``decay_factor`` from epoch ``int(0.67 * epochs)`` on; a run of one epoch does not decay.
+    ``coslr``: half a cosine from 1 towards 0, which it would reach at ``epoch == epochs``.
+    ``explr``: ``decay_factor`` every 6 epochs, exponentially.
     """
     if schedule == "coslr":
         return (1 + math.cos(math.pi * epoch / epochs)) / 2
     if schedule == "explr":
         return decay_factor ** (epoch / 6)
-    return decay_factor if epoch >= int(0.67 * epochs) else 1.0
+    return decay_factor if epoch >= max(int(0.67 * epochs), 1) else 1.0

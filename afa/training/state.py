@@ -1,148 +1,151 @@
-"""Where a stage is: between two steps, all that the rest of it depends on; saved and restored."""
+"""The resumable state of a stage, consistent between two steps: saved and restored."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from afa.config.layout import BEST, LAST, PREVIOUS
+from afa.config.hocon import format_settings
 from afa.errors import CheckpointError, one_line
-from afa.results.figures import Row
-from afa.results.journal import Journal
+from afa.machine.context import Context
+from afa.results.outcomes import EpochRow
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from afa.training.engine import Learner, TrainSums
-from afa.training.job import StageJob
+from afa.training.stage import Stage
 
-_ANEW = "overwrite=true starts anew and keeps the old folder beside"
+_RESTART = "overwrite=true starts again and keeps the old folder under another name"
 
 
 @dataclass
 class StageState:
-    """``history``: whole epochs; ``step``, ``sums``: batches of the epoch begun; ``seconds`` spent on whole epochs."""
+    """Progress of a stage.
+
+    Attributes:
+        sums: over the batches of the current epoch, of which ``step`` are done.
+        history: the complete epochs; ``seconds`` is the time that they took.
+    """
 
     sums: TrainSums
     step: int = 0
-    history: list[Row] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def epoch(self) -> int:
-        """The epoch begun, counted from 0."""
+        """The current epoch, counted from 0."""
         return len(self.history)
 
 
-def save_state(job: StageJob, learner: Learner, state: StageState, log_position: int) -> None:
-    """Write ``last.pth``: the network as it stands and what is needed to go on; the one before is kept."""
-    generators = [torch.get_rng_state()]
-    if job.device.type == "cuda":
-        generators.append(torch.cuda.get_rng_state(job.device))
+def save_state(stage: Stage, learner: Learner, state: StageState, context: Context) -> None:
+    """Write ``last.pth``: the network and what is needed to resume. The previous file becomes ``previous.pth``."""
+    processes = context.processes
+    generator, *others = processes.gather(torch.get_rng_state())
+    on_gpu = context.device.type == "cuda"
+    cuda_generator, *cuda_others = processes.gather(torch.cuda.get_rng_state(context.device)) if on_gpu else [None]
     training: dict[str, Any] = {
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "generator": generators[0],
-        "cuda_generator": generators[1] if job.device.type == "cuda" else None,
-        "other_generators": list(zip(*(job.world.others(own) for own in generators), strict=True)),
+        "generator": generator,
+        "cuda_generator": cuda_generator,
+        "other_generators": list(zip(others, *([cuda_others] if on_gpu else []), strict=True)),
         "step": state.step,
-        "sums": state.sums.sums.cpu(),
-        "history": list(state.history),
+        "sums": processes.mean(state.sums.sums).cpu(),
+        "history": [row.to_dict() for row in state.history],
         "seconds": state.seconds,
-        "inputs": job.inputs,
-        "log_position": log_position,
+        "inputs": stage.inputs,
+        "log_position": context.journal.position(),
     }
-    checkpoint = replace(_checkpoint(job, learner, state), training=training)
-    job.world.lead(save_checkpoint, checkpoint, job.folder / LAST, keep=job.folder / PREVIOUS)
+    checkpoint = replace(_checkpoint(stage, learner, state), training=training)
+    processes.on_main(save_checkpoint, checkpoint, stage.folder.last, keep=stage.folder.previous)
 
 
-def save_best(job: StageJob, learner: Learner, state: StageState) -> None:
-    """Write ``best.pth``: the network after the epoch that was last in ``history``."""
-    job.world.lead(save_checkpoint, _checkpoint(job, learner, state), job.folder / BEST)
+def save_best(stage: Stage, learner: Learner, state: StageState, context: Context) -> None:
+    """Write ``best.pth``: the network after the last epoch in ``history``."""
+    context.processes.on_main(save_checkpoint, _checkpoint(stage, learner, state), stage.folder.best)
 
 
-def _checkpoint(job: StageJob, learner: Learner, state: StageState) -> Checkpoint:
+def _checkpoint(stage: Stage, learner: Learner, state: StageState) -> Checkpoint:
     return Checkpoint(
         model=learner.target.network.state_dict(),
         attention=learner.objective.state_dict(),
-        backbone=job.backbone.name,
+        backbone=stage.settings.backbone.name,
         aligned_layers=list(learner.target.aligned_layers),
-        classes=list(job.classes),
-        image_size=job.preprocessing.image_size,
-        augmentation=job.preprocessing.augmentation,
-        method=job.stage.method,
+        classes=list(stage.classes),
+        image_size=stage.preprocessing.image_size,
+        augmentation=stage.preprocessing.augmentation,
+        method=stage.options.method,
         epoch=state.epoch,
-        split=job.splits.selected_on,
-        top1=state.history[-1]["top1"] if state.history else 0.0,
-        settings=job.settings_text,
+        split=stage.splits.selected_on,
+        top1=state.history[-1].top1 if state.history else 0.0,
+        settings=format_settings(stage.settings),
     )
 
 
-def restore_state(job: StageJob, learner: Learner, journal: Journal) -> StageState:
-    """Bring the learner to where the stage is: its start, or its newest checkpoint that is whole.
+def restore_state(stage: Stage, learner: Learner, context: Context) -> StageState:
+    """Load the newest intact checkpoint into ``learner``, if there is one, and return the state of the stage.
 
     Raises:
-        CheckpointError: no checkpoint is whole, or the images or the start have changed since.
+        CheckpointError: no checkpoint is intact, or the images or the start have changed.
     """
-    with job.world.leader_first():  # it sets a damaged file aside
-        state = _restore_newest(job, learner, journal)
-    job.world.check_same(f"{job.folder}: outpath", state.epoch, state.step)
+    with context.processes.main_first():  # it renames a damaged file
+        state = StageState(TrainSums(len(learner.objective.attention_names), context.device))
+        checkpoint, damage = newest_checkpoint(stage)
+        if checkpoint is not None:
+            try:
+                check_inputs(stage, checkpoint.training["inputs"])
+                _restore(checkpoint, learner, state, context)
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                raise CheckpointError(f"{stage.folder.last}: cannot be resumed: {one_line(error)}") from None
+            # Otherwise lines about steps that are now repeated would be in the log twice.
+            context.journal.cut(checkpoint.training["log_position"])
+            if damage:
+                set_aside(stage.folder.last)
+                context.journal.log(f"{damage}; resuming from {stage.folder.previous.name}")
+            if state.epoch < stage.epochs:
+                step = f" and step {state.step} of the next" if state.step else ""
+                context.journal.log(f"{stage.title}: resuming after epoch {state.epoch} of {stage.epochs}{step}")
+    context.processes.check_equal(f"{stage.folder.path}: outpath", state.epoch, state.step)
     return state
 
 
-def _restore_newest(job: StageJob, learner: Learner, journal: Journal) -> StageState:
-    state = StageState(TrainSums(len(learner.objective.attention_names), learner.device))
-    checkpoint, damage = newest_checkpoint(job)
-    if checkpoint is None:
-        return state
-    try:
-        check_inputs(job, checkpoint.training["inputs"])
-        _restore(checkpoint, job, learner, state)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{job.folder / LAST}: not a checkpoint to go on from: {one_line(error)}") from None
-    # What the run said of steps that are now done again would stand there twice.
-    journal.cut(checkpoint.training["log_position"])
-    if damage:
-        set_aside(job.folder / LAST)
-        journal.say(f"{damage}; going on from {PREVIOUS.name}")
-    if state.epoch < job.epochs:
-        step = f" and step {state.step} of the next" if state.step else ""
-        journal.say(f"{job.title}: going on after epoch {state.epoch} of {job.epochs}{step}")
-    return state
-
-
-def check_inputs(job: StageJob, before: dict[str, str]) -> None:
-    """Raises CheckpointError where images or start are not those, by their digests, that the stage began with."""
-    changed = [name for name, value in job.inputs.items() if before.get(name) != value]
+def check_inputs(stage: Stage, before: dict[str, str]) -> None:
+    """Raise CheckpointError if images or start weights differ, by their digests, from those of the first start."""
+    changed = [name for name, value in stage.inputs.items() if before.get(name) != value]
     if changed:
         raise CheckpointError(
-            f"{job.folder}: cannot go on, since it began the {', the '.join(changed)} changed; {_ANEW}"
+            f"{stage.folder.path}: cannot resume, the {', the '.join(changed)} changed since its start; {_RESTART}"
         )
 
 
-def _restore(checkpoint: Checkpoint, job: StageJob, learner: Learner, state: StageState) -> None:
+def _restore(checkpoint: Checkpoint, learner: Learner, state: StageState, context: Context) -> None:
     training = checkpoint.training
     learner.target.network.load_state_dict(checkpoint.model)
     learner.objective.load_state_dict(checkpoint.attention)
     learner.optimizer.load_state_dict(training["optimizer"])
     learner.scaler.load_state_dict(training["scaler"])
-    everybodys = [(training["generator"], training["cuda_generator"]), *training.get("other_generators", ())]
-    if len(everybodys) == job.world.size:  # begun by another number of processes, it goes on with new dropout
-        generator, *cuda_generators = everybodys[job.world.part[0]]
+    generators = [(training["generator"], training["cuda_generator"]), *training.get("other_generators", ())]
+    if len(generators) == context.processes.size:  # otherwise dropout draws other numbers than before
+        generator, *cuda_generators = generators[context.processes.rank]
         torch.set_rng_state(generator)
-        if job.device.type == "cuda" and cuda_generators and cuda_generators[0] is not None:
-            torch.cuda.set_rng_state(cuda_generators[0], job.device)
-    state.sums.sums = training["sums"].to(job.device)
-    state.step, state.history, state.seconds = training["step"], list(training["history"]), training["seconds"]
+        if context.device.type == "cuda" and cuda_generators and cuda_generators[0] is not None:
+            torch.cuda.set_rng_state(cuda_generators[0], context.device)
+    state.sums.sums = training["sums"].to(context.device)
+    state.step, state.history, state.seconds = training["step"], checkpoint.history, training["seconds"]
 
 
-def newest_checkpoint(job: StageJob) -> tuple[Checkpoint | None, str]:
-    """``last.pth``, or the one before and what is wrong with the last; None for a stage not begun."""
-    last, previous = job.folder / LAST, job.folder / PREVIOUS
+def newest_checkpoint(stage: Stage) -> tuple[Checkpoint | None, str]:
+    """Read ``last.pth``, or if it is damaged ``previous.pth``; None for a stage that was not started.
+
+    Returns:
+        the checkpoint, and what is wrong with ``last.pth``.
+    """
+    last, previous = stage.folder.last, stage.folder.previous
     if not last.exists() and not previous.exists():
         return None, ""
     try:
         return load_checkpoint(last), ""
     except CheckpointError as damage:
         try:
-            checkpoint = load_checkpoint(previous)
+            return load_checkpoint(previous), str(damage)
         except CheckpointError as other:
-            raise CheckpointError(f"{damage}; nor does the one before do: {other}; {_ANEW}") from None
-        return checkpoint, str(damage)
+            raise CheckpointError(f"{damage}; {other}; {_RESTART}") from None

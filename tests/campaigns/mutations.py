@@ -25,15 +25,15 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from afa.command_line import main as run_program  # noqa: E402
+from afa.commands.fixed_weights import load_layer_weights  # noqa: E402
 from afa.config.hocon import load_settings  # noqa: E402
 from afa.data.images import read_image  # noqa: E402
 from afa.errors import AFAError  # noqa: E402
+from afa.files import read_json, sha256  # noqa: E402
 from afa.networks.build import build_network, load_backbone  # noqa: E402
 from afa.networks.weights import load_file_safely, state_dict_of  # noqa: E402
-from afa.results.figures import StageResult  # noqa: E402
-from afa.results.records import read_json  # noqa: E402
-from afa.training.checkpoint import load_checkpoint, sha256  # noqa: E402
-from afa.training.fixed_weights import load_layer_weights  # noqa: E402
+from afa.results.outcomes import StageResult  # noqa: E402
+from afa.training.checkpoint import load_checkpoint  # noqa: E402
 from tests.mutate import mutated_bytes, mutated_config  # noqa: E402
 from tests.processes import Program  # noqa: E402
 from tests.same import assert_the_same  # noqa: E402

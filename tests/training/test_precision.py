@@ -6,7 +6,7 @@ import torch
 from afa.config.settings import ComputeSettings
 from afa.errors import AFAError, ConfigError
 from afa.training.engine import train_step
-from afa.training.precision import Precision
+from afa.training.numerics import Precision
 from tests.learners import demo_learner
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def learner_with(settings_for, monkeypatch):
     """A learner of AST on the demo's source, computing as asked, on a CPU that has what it takes."""
-    monkeypatch.setattr("afa.training.precision._missing_hardware", lambda name, device: "")
+    monkeypatch.setattr("afa.training.numerics._missing_hardware", lambda name, device: "")
 
     def build(**compute):
         settings = settings_for(reg_type="ast")

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from afa.config.settings import ComputeSettings
 from afa.method.catalogue import METHODS
-from afa.method.objectives import what_is_read
+from afa.method.objectives import required_inputs
 from afa.networks.build import build_network, load_backbone
 from afa.networks.features import FrozenSource
 from afa.training.engine import train_step
+from afa.training.learner import Start, build_learner, source_start
 from afa.training.optim import learning_rate_factor
-from afa.training.setup import Start, build_learner, source_start
 from tests.learners import demo_learner
 
 LAYERS = ("features.5.conv.2", "features.9.conv.2", "features.13.conv.2", "features.17.conv.2")
@@ -189,7 +189,7 @@ def test_every_method_steps_and_adds_up(settings_for, method):
         device=torch.device("cpu"),
     )
     row = METHODS[method]
-    assert (learner.source is not None) == ("maps" in what_is_read(row))
+    assert (learner.source is not None) == ("maps" in required_inputs(row))
     assert stage.weight_decay == (1e-4 if method in ("l2", "l2_fe") else 0.0)
     before = {name: value.clone() for name, value in learner.target.network.state_dict().items()}
     learner.target.train()

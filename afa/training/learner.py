@@ -1,34 +1,34 @@
 """How training is initialised: networks, objective and optimiser of one stage."""
 
+import copy
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.errors import CheckpointError, one_line
 from afa.method.aligned_maps import AttentiveTerm
 from afa.method.catalogue import METHODS
-from afa.method.objectives import Objective, what_is_read
-from afa.method.term import Given, MapShape
+from afa.method.objectives import Objective, required_inputs
+from afa.method.term import MapShape, TermInputs
 from afa.networks.backbones import layers_of
-from afa.networks.batch_norm import share_batch_norm
-from afa.networks.build import build_network, head_keys, head_name, load_backbone, load_source_weights, old_head
+from afa.networks.build import build_network, head_keys, load_backbone, load_source_weights, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_state
 from afa.training.checkpoint import Checkpoint
 from afa.training.engine import Learner
+from afa.training.numerics import Precision
 from afa.training.optim import build_optimizer
-from afa.training.precision import Precision
 
 _DEFAULTS = ComputeSettings()
 
 
 class Start(NamedTuple):
-    """Weights that a stage starts from; ``with_head`` if the head goes on from them too (stage two)."""
+    """Weights from which a stage starts; ``with_head`` if they include the head (stage two)."""
 
     state: dict[str, Tensor]
     origin: str
@@ -50,16 +50,16 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def source_start(backbone: BackboneSettings) -> Start:
-    """Stage one: the pre-trained source's weights, and a new head."""
+    """Start of stage one: the weights of the pre-trained source, and a new head."""
     state, origin = load_source_weights(backbone.name, backbone.source_weights)
     return Start(state, origin, with_head=False)
 
 
 def checkpoint_start(checkpoint: Checkpoint, path: Path, backbone: BackboneSettings, classes: Sequence[str]) -> Start:
-    """Stage two: the whole of the network that stage one trained.
+    """Start of stage two: the network that stage one trained, head included.
 
     Raises:
-        CheckpointError: it is of another network or other classes.
+        CheckpointError: it is another network, or has other classes.
     """
     check_fit(checkpoint, path, backbone.name, classes)
     return Start(checkpoint.model, str(path), with_head=True)
@@ -79,20 +79,21 @@ def build_learner(
     compute: ComputeSettings = _DEFAULTS,
     sync_bn: bool = False,
 ) -> Learner:
-    """Everything a stage trains, on ``device``, as a function of the settings, ``seed`` and the weights given.
+    """Build everything that a stage trains, on ``device``; a function of the settings, ``seed`` and the weights.
 
-    1. The global generator is seeded; the head, then the attention draw from it, later dropout.
-    2. The target gets the start's weights: the backbone's, and the head's in stage two.
-    3. The source is built afresh, gets the same backbone weights (or those of ``source_from``), and is frozen.
-    4. The objective holds new attentive modules, sized by a dry forward at ``image_size``.
-    5. The optimiser holds backbone, head, and what the objective trains.
+    1. The global generator is seeded. The head, then the attention draw from it; later dropout does.
+    2. The target gets the start's weights: those of the backbone, in stage two also those of the head.
+    3. The source is a new network with the same backbone weights (or those of ``source_from``), and is frozen.
+    4. The objective holds new attentive modules, sized by a forward pass at ``image_size``.
+    5. The optimiser holds the backbone, the head, and the parameters of the objective.
 
-    ``fixed_weights``: one tensor a layer, for a method whose row asks for them (``fixed_weights.py``).
-    ``sync_bn``: the target's batch-norm is over the images of all processes.
+    Args:
+        fixed_weights: one tensor per layer, for a method whose row asks for them (``commands/fixed_weights.py``).
+        sync_bn: the target's batch-norm uses the images of all processes (GPUs only).
     """
     torch.manual_seed(seed)
     method = METHODS[stage.method]
-    layers = aligned_layers(backbone)
+    reads = required_inputs(method)
     memory_format = torch.channels_last if compute.channels_last else torch.contiguous_format
     network = build_network(backbone.name, num_classes)
     if start.with_head:
@@ -100,21 +101,23 @@ def build_learner(
     else:
         load_backbone(network, start.state, start.origin)
     if sync_bn:
-        network = share_batch_norm(network, device)
-    reads = what_is_read(method)
-    target = FeatureNetwork(network, layers, memory_format, with_head_input="old_head" in reads).to(device)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    target = FeatureNetwork(network, aligned_layers(backbone), memory_format, with_features="old_head" in reads).to(
+        device
+    )
     if not method.trains_backbone:
         target.freeze_backbone()
     source_from = source_from or start
-    given = Given(
+    inputs = TermInputs(
         shapes=target.map_shapes(image_size),
         fixed_weights=fixed_weights,
         backbone=target.backbone_parameters(),
-        old_head=old_head(network, source_from.state, source_from.origin) if "old_head" in reads else None,
+        old_head=read_old_head(network, source_from.state, source_from.origin) if "old_head" in reads else None,
+        settings=stage.method_settings,
     )
     objective = Objective(
         method,
-        given,
+        inputs,
         head=target.head_parameters(),
         alpha=stage.alpha,
         gamma=stage.head_penalty,
@@ -128,7 +131,7 @@ def build_learner(
     precision = Precision(compute.precision, device)
     return Learner(
         target=target,
-        source=build_source(backbone, source_from, reads, device, memory_format),
+        source=build_source(backbone, source_from, reads, device, memory_format) if reads else None,
         objective=objective,
         optimizer=optimizer,
         device=device,
@@ -144,26 +147,26 @@ def build_source(
     reads: Collection[str],
     device: torch.device,
     memory_format: torch.memory_format = torch.channels_last,
-) -> FrozenSource | None:
-    """The frozen network with the start's weights, as far as it is read; draws nothing from the global generator."""
-    if not {"maps", "old_head"} & set(reads):
-        return None
-    layers = aligned_layers(backbone) if "maps" in reads else ()
+) -> FrozenSource:
+    """Build the frozen network with the start's weights; draws nothing from the global generator.
+
+    It computes what ``reads`` asks for (see ``Term.reads``), and runs no further than needed.
+    """
     with torch.random.fork_rng(devices=[]):
         network = build_network(backbone.name, 1)
         if "old_head" in reads:
-            network = build_network(backbone.name, len(old_head(network, start.state, start.origin)[1]))
-            layers += (head_name(network),)
+            network = build_network(backbone.name, len(read_old_head(network, start.state, start.origin)[1]))
             load_state(network, start.state, start.origin)
         else:
             load_backbone(network, start.state, start.origin)
-    return FrozenSource(network, layers, device, memory_format)
+    layers = aligned_layers(backbone) if "maps" in reads else ()
+    return FrozenSource(network, layers, device, memory_format, with_logits="old_head" in reads)
 
 
 def build_target(
     backbone: BackboneSettings, checkpoint: Checkpoint, path: Path, classes: Sequence[str]
 ) -> FeatureNetwork:
-    """A trained network for evaluation: no source, no attention (SPEC section 2)."""
+    """Build a trained network for evaluation: there is no source and no attention at inference (paper, section 3.1)."""
     check_fit(checkpoint, path, backbone.name, classes)
     network = build_network(backbone.name, len(classes))
     load_state(network, checkpoint.model, path)
@@ -171,19 +174,19 @@ def build_target(
 
 
 def aligned_layers(backbone: BackboneSettings) -> tuple[str, ...]:
-    """The config's layers, or the paper's."""
+    """The layers of the config, or those of the paper."""
     return layers_of(backbone.name, backbone.aligned_layers)
 
 
 def aligned_shapes(backbone: BackboneSettings, image_size: int) -> list[MapShape]:
-    """Shapes of the aligned layers' maps; draws nothing from the global generator."""
+    """Shapes of the maps of the aligned layers; draws nothing from the global generator."""
     with torch.random.fork_rng(devices=[]):
         network = build_network(backbone.name, 1)
     return FeatureNetwork(network, aligned_layers(backbone)).map_shapes(image_size)
 
 
 def attention_state(checkpoint: Checkpoint, kind: type[AttentiveTerm]) -> dict[str, Tensor]:
-    """The state of a trained stage's attentive modules of one kind; empty where it has none."""
+    """State of a trained stage's attentive modules of one kind; empty if it has none."""
     prefix = f"alignments.{kind.name}."
     return {name.removeprefix(prefix): v for name, v in checkpoint.attention.items() if name.startswith(prefix)}
 
@@ -191,12 +194,12 @@ def attention_state(checkpoint: Checkpoint, kind: type[AttentiveTerm]) -> dict[s
 def build_attention(
     kind: type[AttentiveTerm], state: Mapping[str, Tensor], shapes: Sequence[MapShape], path: Path, image_size: int
 ) -> AttentiveTerm:
-    """Trained attentive modules over maps of ``shapes``, from ``attention_state``.
+    """Build trained attentive modules over maps of ``shapes``, from ``attention_state``.
 
     Raises:
-        CheckpointError: they are damaged, or of maps of other shapes.
+        CheckpointError: they are damaged, or belong to maps of other shapes.
     """
-    term = kind(Given(shapes=shapes))
+    term = kind(TermInputs(shapes=shapes))
     try:
         term.load_state_dict(state)
     except RuntimeError as error:
@@ -206,18 +209,25 @@ def build_attention(
     return term
 
 
+def head_width(checkpoint: Checkpoint, path: Path, name: str) -> int:
+    """Number of outputs of a checkpoint's head.
+
+    Raises:
+        CheckpointError: it does not hold the head of the network ``name``.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        bias = head_keys(build_network(name, 1))[-1]
+    if bias not in checkpoint.model:
+        first = next(iter(checkpoint.model))
+        raise CheckpointError(f"{path}: not a {name}: its head {bias} is missing (the first key is {first})")
+    return len(checkpoint.model[bias])
+
+
 def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[str]) -> None:
-    """Raises CheckpointError where a checkpoint's network or classes are not those asked for."""
+    """Raise CheckpointError if a checkpoint holds another network than ``name``, or other classes."""
     if checkpoint.backbone and checkpoint.backbone != name:
         raise CheckpointError(f"{path}: holds a {checkpoint.backbone}; base_model_name is {name}")
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build_network(name, len(classes))
-    bias = head_keys(network)[-1]
-    if bias not in checkpoint.model:
-        raise CheckpointError(
-            f"{path}: holds no {name}: its head {bias} is missing (keys begin with {next(iter(checkpoint.model))})"
-        )
-    outputs = len(checkpoint.model[bias])
+    outputs = head_width(checkpoint, path, name)
     if outputs != len(classes):
         raise CheckpointError(f"{path}: its head has {outputs} classes; the data set has {len(classes)}")
     different = [pair for pair in zip(checkpoint.classes, classes, strict=False) if pair[0] != pair[1]]
@@ -225,3 +235,19 @@ def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[s
         raise CheckpointError(
             f"{path}: trained on other classes: '{different[0][0]}' where the data set has '{different[0][1]}'"
         )
+
+
+def trains_on_one_image(target: FeatureNetwork, image_size: int) -> bool:
+    """Whether a training step accepts a batch of one image; batch-norm needs more than one value per channel."""
+    network = copy.deepcopy(target).to("meta").train()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    except ValueError:  # raised by torch.nn.functional.batch_norm
+        return False
+    return True
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    """Number of values in all parameters."""
+    return sum(parameter.numel() for parameter in parameters)

@@ -9,9 +9,9 @@ import torch
 
 import afa
 from afa.command_line import main
+from afa.commands import dry_run as module
+from afa.commands.dry_run import estimate_run
 from afa.networks.build import build_network
-from afa.training import dry_run as module
-from afa.training.dry_run import estimate
 
 AFA = "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon"
 
@@ -28,8 +28,8 @@ def test_both_stages_are_tried_and_nothing_is_left(words, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     for text in (
         'target_dataset = "tiny"',
-        "12 training images, 4 to 4 a class",
-        "9 test images, 3 to 3 a class",
+        "12 training images, 4 to 4 per class",
+        "9 test images, 3 to 3 per class",
         "features.13.conv.2  96        2 x 2",
         "ACT (repeat 1/2): mobilenet_v2 from the weights after AST",
         "2 epochs of 3 steps",
@@ -40,7 +40,7 @@ def test_both_stages_are_tried_and_nothing_is_left(words, tmp_path, capsys):
 
 def test_the_estimate_is_that_of_the_run(words, settings_for, tmp_path):
     """Bytes to the checkpoint; seconds only roughly, as a run of six steps on a busy machine has no fixed time."""
-    foreseen = estimate(settings_for(max_iter=6))
+    foreseen = estimate_run(settings_for(max_iter=6))
     assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run"]) == 0
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "runs/run/check_point").glob("*.pth")}
     assert foreseen.disk_bytes - sizes["last.pth"] == pytest.approx(sum(sizes.values()), rel=0.01)
@@ -52,7 +52,7 @@ def test_the_estimate_is_that_of_the_run(words, settings_for, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "status", "message"),
     [
-        (["batch_size=11"], 2, "batch_size: with 11 the last batch"),
+        (["batch_size=11"], 2, "batch_size: with 11 a batch of the 12 images has a single image"),
         (['aligned_layers=["features.99"]'], 2, "has no layer features.99"),
         (["lr=1e30"], 1, "not finite: "),
         (["source_weights=README.md"], 1, "README.md: not a readable file of weights"),
@@ -71,7 +71,7 @@ def test_a_bad_image_and_classes_of_unlike_size_are_said(words, data_dir, tmp_pa
         path.unlink()
     command = ["tests/tiny.hocon", *words, "alpha=0.01", f"target_data_dir={tmp_path / 'data'}", "dry_run=true"]
     assert main(command) == 0
-    assert "2 to 4 a class: unbalanced; fewest bag 2" in capsys.readouterr().out
+    assert "2 to 4 per class: unbalanced; fewest bag 2" in capsys.readouterr().out
     images[0].write_bytes(b"")
     assert main(command) == 1
     assert "empty file" in capsys.readouterr().err
@@ -105,14 +105,14 @@ def test_a_run_that_is_there_is_looked_at_and_not_touched(words, data_dir, tmp_p
 def test_a_run_that_searches_for_its_alpha_is_tried_with_the_first_value(words, tmp_path, capsys):
     assert main(["tests/tiny.hocon", *words, "search.alpha=[0.01,0.02]", "dry_run=true"]) == 0
     out = capsys.readouterr().out
-    assert "the search before the run is not in the estimate" in out
+    assert "the search itself is not in the estimate" in out
     losses = dict(part.split(" ") for part in out.split("a real step: ")[1].split("\n")[0].split(", "))
     parts = float(losses["classification"]) + 0.01 * float(losses["alignment"]) + 0.01 * float(losses["head_penalty"])
     assert float(losses["total"]) == pytest.approx(parts, rel=0.01)
     assert not list(tmp_path.iterdir())
 
 
-def test_from_python_a_dry_run_is_an_estimate(settings_for, tmp_path):
+def test_from_python_a_dry_run_is_an_estimate_run(settings_for, tmp_path):
     found = afa.run(settings_for(max_iter=300, repeat=2, dry_run="true"))
     assert found["seconds"] > 0
     assert [stage["epochs"] for stage in found["stages"]] == [100]

@@ -9,9 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from afa.command_line import main
+from afa.commands.fixed_weights import load_layer_weights
 from afa.data import loaders
 from afa.data.folders import scan_split
 from afa.data.transforms import Preprocessing
+from afa.errors import CheckpointError
 from afa.method.alignment import delta_channel_weights
 from afa.networks import ablation
 from afa.networks.ablation import ChannelAblation
@@ -126,7 +128,7 @@ def test_an_attention_that_does_not_fit_is_one_line(command, capsys):
     assert main(command("l2")) == 0
     assert main(command("ast", aligned_layers=json.dumps(LAYERS))) == 0
     for named, message in (
-        ("l2", "holds no spatial attention (method l2); name an AST"),
+        ("l2", "has no spatial attention (method l2); name an AST checkpoint"),
         ("ast", "its attention is over features.16.conv.2, features.17.conv.2 of mobilenet_v2; the config aligns"),
         ("nothing", "no checkpoint at nothing"),
     ):
@@ -135,3 +137,39 @@ def test_an_attention_that_does_not_fit_is_one_line(command, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert message in error
+
+
+DELTA = [32, 64, 96, 320]  # channels of MobileNetV2's aligned layers
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected JSON with one list of numbers per layer"),
+        ("{", "expected JSON with one list of numbers per layer"),
+        ("3", "expected JSON with one list of numbers per layer"),
+        ("null", "expected JSON with one list of numbers per layer"),
+        ('["a"]', "expected JSON with one list of numbers per layer"),
+        ("[[null]]", "expected JSON with one list of numbers per layer"),
+        ("[[1, [2]]]", "expected JSON with one list of numbers per layer"),
+        ("[[" + "9" * 400 + "]]", "expected JSON with one list of numbers per layer"),
+        ("[" * 100_000, "expected JSON with one list of numbers per layer"),
+        ("\ufeff[]", "expected JSON with one list of numbers per layer"),
+        ('{"a": [1]}', "expected JSON with one list of numbers per layer"),
+        (json.dumps([[1.0] * c for c in DELTA[:3]]), "has lists of shapes [(32,), (64,), (96,)]"),
+        (json.dumps([[1.0] * 7 for _ in range(1000)]), " and more; the aligned layers need"),
+        (json.dumps([[[1.0]] * c for c in DELTA]), "has lists of shapes [(32, 1)"),
+        (json.dumps([[float("nan")] * c for c in DELTA]), "a weight that is negative or not finite"),
+        (json.dumps([[1e39] * c for c in DELTA]), "a weight that is negative or not finite"),
+        (json.dumps([[-1.0] * c for c in DELTA]), "a weight that is negative or not finite"),
+    ],
+)
+def test_channel_weights_are_checked(tmp_path, text, message):
+    path = tmp_path / "weights.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError) as error:
+        load_layer_weights(path, DELTA)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600

@@ -1,0 +1,195 @@
+"""Algorithm 1: the stages of each repeat in order, in the folder of the run."""
+
+import contextlib
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from afa.commands.evaluation import evaluate_checkpoint
+from afa.commands.fixed_weights import with_fixed_weights
+from afa.commands.image_reader import Images
+from afa.config.hocon import format_settings, load_settings
+from afa.config.settings import Settings, differences
+from afa.errors import AFAError
+from afa.files import claim_folder, move_aside, read_json, write_json, write_text
+from afa.machine.context import Context
+from afa.machine.device import choose_device, describe_environment, device_name, keep_freed_memory
+from afa.machine.launch import read_launch, report_errors_once
+from afa.machine.signals import Signals
+from afa.results.journal import Journal
+from afa.results.outcomes import StageResult, spread
+from afa.results.run_folder import RunFolder, find_checkpoint
+from afa.results.text import results_table
+from afa.training.checkpoint import load_checkpoint
+from afa.training.learner import Start, checkpoint_start, source_start
+from afa.training.loop import train_stage
+from afa.training.numerics import Precision
+from afa.training.parallel import join_processes
+from afa.training.stage import Stage
+
+
+def execute(settings: Settings, command: str = "") -> dict[str, Any]:
+    """Train or evaluate in ``<outpath>/<run name>/``, and return the content of ``result.json``.
+
+    A finished run is not repeated, an unfinished one is resumed.
+
+    Args:
+        command: what the user typed; stored with the result.
+
+    Raises:
+        AFAError: see its subclasses; also if the folder holds a run with other settings.
+    """
+    with open_run(settings) as opened:
+        folder, context = opened.folder, opened.context
+        if opened.finished is not None:
+            context.journal.log(
+                f"{folder.path}: already finished; overwrite=true runs it again\n{opened.finished['table']}"
+            )
+            return opened.finished
+        processes = f" in {context.processes.size} processes" if context.processes.size > 1 else ""
+        where = f"{device_name(context.device)}{processes}, torch {torch.__version__}"
+        context.journal.log(f"{settings.run_name}, on {where}; writing to {folder.path}")
+        if settings.run.mode == "eval":
+            path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
+            outcome = evaluate_checkpoint(settings, path, folder=folder.as_stage, context=context)
+        else:
+            images = Images(settings.data, context)
+            labels = " then ".join(stage.label for stage in settings.stages)
+            context.journal.log(
+                f"{labels}: {len(images.train.folder)} training images, {len(images.test.folder)} test images, "
+                f"{len(images.classes)} classes"
+            )
+            repeats: list[list[StageResult]] = [[] for _ in range(settings.run.repeat)]
+            for stage in stages(settings, images, folder):
+                repeats[stage.repeat - 1].append(train_stage(with_fixed_weights(stage, context), context))
+            outcome = _summarise(settings, images, repeats)
+        result = {"run": settings.run_name, "environment": describe_environment(context.device, command), **outcome}
+        context.processes.on_main(write_json, folder.result, result)
+        context.journal.log(f"{result['table']}\nwritten to {folder.path}")
+        return result
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose folder is locked; ``finished`` is its result if it is finished."""
+
+    folder: RunFolder
+    context: Context
+    finished: dict[str, Any] | None
+
+
+@contextlib.contextmanager
+def open_run(settings: Settings) -> Generator[OpenRun]:
+    """Choose the device, connect the processes, lock the run's folder, and handle signals until the exit.
+
+    Raises:
+        AFAError: see its subclasses.
+    """
+    folder, launch = RunFolder(settings.run_path), read_launch()
+    with report_errors_once():
+        device, note = choose_device(settings.run.gpu_id, launch)
+        Precision(settings.compute.precision, device)  # raises before anything is written
+    keep_freed_memory(device)
+    processes = join_processes(launch, device, sync_bn=settings.run.sync_bn)
+    with processes.report_errors_once(), contextlib.ExitStack() as stack:
+        moved = None
+        if settings.run.overwrite and folder.path.exists():
+            moved = processes.on_main(move_aside, folder.path)
+        lock = processes.on_main(claim_folder, folder.path)
+        if lock is not None:
+            stack.enter_context(lock)
+        signals = stack.enter_context(Signals())
+        with processes.main_first():
+            finished = check_folder(folder, settings)
+            if not folder.settings_log.exists():
+                # The saved config resumes this run; it must not move the run aside.
+                saved = replace(settings, run=replace(settings.run, overwrite=False, dry_run=False))
+                write_text(folder.settings_log, format_settings(saved))
+        log = folder.experiment_log if processes.is_main else Path(os.devnull)
+        quiet = settings.run.quiet or not processes.is_main
+        journal = Journal(log, between=signals.raise_if_stopped, quiet=quiet)
+        for line in (f"the previous run is now {moved}" if moved else "", note):
+            if line:
+                journal.log(line)
+        yield OpenRun(folder, Context(device, journal, signals, processes), finished)
+
+
+def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:
+    """Return the result of a finished run in ``folder``, None for a new or unfinished run. Writes nothing.
+
+    Raises:
+        AFAError: the folder holds something else, or a run with other settings.
+    """
+    if not folder.settings_log.exists():
+        ours = (folder.lock.name, f"{folder.settings_log.name}.tmp")
+        other = [item.name for item in folder.path.iterdir() if item.name not in ours]
+        if other:
+            raise AFAError(f"{folder.path}: holds files ({other[0]}) but not a run; choose another exp_id=<name>")
+        return None
+    different = differences(load_settings(folder.settings_log), settings)
+    if different:
+        raise AFAError(
+            f"{folder.path}: made with other settings ({'; '.join(different)}); overwrite=true starts again and keeps "
+            "the old folder under another name, exp_id=<name> makes a new one"
+        )
+    if folder.result.exists():
+        return read_json(folder.result, lambda values: {**values, "table": str(values["table"])})
+    if not settings.run.resume:
+        raise AFAError(f"{folder.path}: holds an unfinished run and resume = false; overwrite=true starts again")
+    return None
+
+
+def stages(settings: Settings, images: Images, folder: RunFolder) -> Iterator[Stage]:
+    """Yield every stage of every repeat in order.
+
+    Stage two starts from the best checkpoint of stage one: a stage must be trained before the next one is requested.
+    """
+    repeats, count = settings.run.repeat, len(settings.stages)
+    for repeat in range(1, repeats + 1):
+        start = first_start(settings, images, repeat)
+        for index, options in enumerate(settings.stages):
+            stage = Stage(
+                settings=settings,
+                index=index,
+                repeat=repeat,
+                splits=images.splits(repeat),
+                start=start,
+                folder=folder.stage_folder(repeat=repeat, repeats=repeats, stage=index + 1, stages=count),
+                title=f"{options.label} (repeat {repeat}/{repeats})" if repeats > 1 else options.label,
+                source_from=source_start(settings.backbone) if options.keep_source else None,
+            )
+            yield stage
+            if index + 1 < count:
+                path = stage.folder.best
+                start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
+
+
+def first_start(settings: Settings, images: Images, repeat: int) -> Start:
+    """The source's weights, or the checkpoint that the config names."""
+    if not settings.run.pre_trained_path:
+        return source_start(settings.backbone)
+    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat)
+    return checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
+
+
+def _summarise(settings: Settings, images: Images, repeats: list[list[StageResult]]) -> dict[str, Any]:
+    """The part of ``result.json`` about the training of all repeats."""
+    final = [results[-1] for results in repeats]
+    return {
+        "selected_on": final[0].selected_on,
+        "best_test_top1": spread([result.best.test_top1 for result in final])._asdict(),
+        "last_test_top1": spread([result.last.test_top1 for result in final])._asdict(),
+        "repeats": [[result.to_dict() for result in results] for results in repeats],
+        "data": {
+            "classes": len(images.classes),
+            "train": {"images": len(images.train.folder), "sha256": images.train.folder.fingerprint()},
+            "test": {"images": len(images.test.folder), "sha256": images.test.folder.fingerprint()},
+            "held_out_fraction": settings.data.validation_fraction,
+            "test_views": images.preprocessing.views,
+        },
+        "table": results_table(repeats),
+    }

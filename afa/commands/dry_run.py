@@ -1,0 +1,368 @@
+"""``dry_run=true``: check a run, take a few real steps of each stage, estimate its cost; keep nothing."""
+
+import math
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from afa.commands.algorithm import check_folder, stages
+from afa.commands.evaluation import prepare_evaluation
+from afa.commands.fixed_weights import with_fixed_weights
+from afa.commands.image_reader import Images
+from afa.config.hocon import format_settings
+from afa.config.settings import Settings
+from afa.data.folders import ImageFolder
+from afa.data.loaders import Batch, TestBatch
+from afa.errors import AFAError
+from afa.files import claim_folder
+from afa.machine.context import Context
+from afa.machine.device import choose_device, device_name
+from afa.machine.signals import Signals
+from afa.method.catalogue import METHODS
+from afa.results.journal import Journal
+from afa.results.run_folder import RunFolder, find_checkpoint
+from afa.results.text import format_bytes, format_seconds, format_table
+from afa.training.engine import Learner, Step, TrainSums, predict, train_one_epoch
+from afa.training.learner import count_parameters
+from afa.training.numerics import FiniteCheck, Precision
+from afa.training.stage import Stage
+from afa.training.state import StageState, check_inputs, newest_checkpoint, save_best, save_state
+
+AnyBatch = TypeVar("AnyBatch", Batch, TestBatch)
+Log = Callable[[str], None]
+
+_BATCHES, _SECONDS = 6, 10.0  # at most, of each kind of work
+_PREDICTION_BYTES = 200  # a row of predictions.csv
+_UNBALANCED = 2  # ratio of the sizes of the largest and the smallest class
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Cost of one stage of one repeat.
+
+    Attributes:
+        epochs: of training; 0 for an evaluation.
+        seconds: training, scores after each epoch, checkpoints, scores at the end.
+        disk_bytes: what stays; ``spare_bytes`` more while a checkpoint is replaced.
+        memory_bytes: peak memory of this process so far.
+        gpu_bytes: peak memory on the GPU; 0 on a CPU.
+    """
+
+    title: str
+    epochs: int
+    images_per_second: float
+    seconds: float
+    disk_bytes: int
+    spare_bytes: int
+    memory_bytes: int
+    gpu_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a run; ``stages`` are those of one repeat, ``reading`` the seconds to read the images once."""
+
+    stages: tuple[StageEstimate, ...]
+    repeats: int
+    reading: float
+
+    @property
+    def seconds(self) -> float:
+        return self.reading + self.repeats * sum(stage.seconds for stage in self.stages)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What stays, and what is needed temporarily."""
+        kept = self.repeats * sum(stage.disk_bytes for stage in self.stages)
+        return kept + max(stage.spare_bytes for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        return max(stage.memory_bytes for stage in self.stages)
+
+    @property
+    def gpu_bytes(self) -> int:
+        return max(stage.gpu_bytes for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the totals, and those of each stage of one repeat."""
+        names = ("seconds", "disk_bytes", "memory_bytes", "gpu_bytes", "repeats")
+        return {name: getattr(self, name) for name in names} | {"stages": [asdict(stage) for stage in self.stages]}
+
+    def table(self) -> str:
+        """One row for each stage of one repeat."""
+        rows = [
+            [
+                stage.title,
+                str(stage.epochs) if stage.epochs else "-",
+                f"{stage.images_per_second:.3g}",
+                format_seconds(stage.seconds),
+                format_bytes(stage.disk_bytes),
+                format_bytes(stage.memory_bytes),
+                format_bytes(stage.gpu_bytes) if stage.gpu_bytes else "-",
+            ]
+            for stage in self.stages
+        ]
+        return format_table(["stage", "epochs", "images/s", "time", "disk", "memory", "GPU memory"], rows)
+
+
+def print_dry_run(settings: Settings) -> Estimate:
+    """Check a run, and print what it does and what it costs.
+
+    Raises:
+        AFAError: the reason for which the real run would stop at its start, or that the disk is too small.
+    """
+    journal = Journal(Path(os.devnull))
+    settings = replace(settings, run=replace(settings.run, dry_run=False))
+    kept = f" except the decoded images in {settings.data.cache_dir}" if settings.data.cache == "disk" else ""
+    journal.log(f"dry run: nothing is kept{kept}\n\n{format_settings(settings)}")
+    outcome = estimate_run(settings, log=journal.log)
+    repeats = f" ({outcome.repeats} repeats)" if outcome.repeats > 1 else ""
+    free = shutil.disk_usage(_existing(Path(settings.run.outpath))).free
+    journal.log(
+        f"\n{outcome.table()}\n"
+        f"estimate for the run{repeats}: {format_seconds(outcome.seconds)}, {format_bytes(outcome.disk_bytes)} "
+        f"of disk ({format_bytes(free)} free), {format_bytes(outcome.memory_bytes)} of memory"
+    )
+    if outcome.disk_bytes > free:
+        raise AFAError(
+            f"{settings.run.outpath}: {format_bytes(free)} are free, the run needs {format_bytes(outcome.disk_bytes)}; "
+            "free some space, or choose another outpath=<folder>"
+        )
+    journal.log("the dry run passed: the same command without dry_run=true will start")
+    return outcome
+
+
+def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimate:
+    """Estimate the cost of a run from a few real steps; ``log`` receives what is found on the way.
+
+    Raises:
+        AFAError: the reason for which the real run would stop at its start.
+    """
+    folder = RunFolder(settings.run_path)
+    device, note = choose_device(settings.run.gpu_id)
+    Precision(settings.compute.precision, device)  # raises before anything is written
+    if settings.is_searched:  # the folder's future settings are not known yet
+        state = "trying the first value of search.alpha; the search itself is not in the estimate"
+        first = tuple(replace(one, alpha=(*one.search_alpha, one.alpha)[0]) for one in settings.stages)
+        settings = replace(settings, stages=first)
+    else:
+        state = _describe_folder(folder, settings)
+    for line in (note, state, f"on {device_name(device)}, torch {torch.__version__}"):
+        if line:
+            log(line)
+    with Signals() as signals:
+        journal = Journal(Path(os.devnull), between=signals.raise_if_stopped, quiet=settings.run.quiet)
+        context = Context(device, journal, signals)
+        if settings.run.mode == "eval":
+            return _estimate_evaluation(settings, context, log)
+        return _estimate_training(settings, folder, context, log)
+
+
+def _describe_folder(folder: RunFolder, settings: Settings) -> str:
+    """State of the run's folder; empty if it does not exist. Raises AFAError if the run could not use it."""
+    if not folder.path.exists():
+        return ""
+    if folder.lock.exists():  # a run created it; a dry run creates none
+        claim_folder(folder.path).close()
+    if settings.run.overwrite:
+        return f"{folder.path}: exists; the real run would rename it"
+    if check_folder(folder, settings) is not None:
+        return f"{folder.path}: already finished; the real run would do nothing, with overwrite=true start again"
+    return f"{folder.path}: unfinished; the real run would resume it; the estimate is for the complete run"
+
+
+def _estimate_training(settings: Settings, folder: RunFolder, context: Context, log: Log) -> Estimate:
+    started = time.monotonic()
+    images = Images(settings.data, context)
+    reading = time.monotonic() - started
+    log(_describe_data(images.train.folder, images.test.folder, settings.data.validation_fraction))
+    if folder.path.exists() and not settings.run.overwrite:
+        # The first unfinished stage must be able to resume.
+        for stage in stages(settings, images, folder):
+            if not stage.folder.result.exists():
+                checkpoint, _ = newest_checkpoint(stage)
+                if checkpoint is not None:
+                    check_inputs(stage, checkpoint.training.get("inputs", {}))
+                break
+    estimates: list[StageEstimate] = []
+    parent = _existing(Path(settings.run.outpath))
+    try:
+        scratch = tempfile.TemporaryDirectory(dir=parent, prefix=".afa_dry_run_")  # on the disk of the run
+    except OSError as error:
+        raise AFAError(f"{parent}: cannot be written: {error.strerror}; choose another outpath=<folder>") from None
+    with scratch as path:
+        for stage in stages(settings, images, RunFolder(Path(path))):
+            if stage.repeat > 1:
+                break
+            if estimates:
+                origin = f"the weights after {estimates[-1].title}"
+                stage = replace(stage, start=stage.start._replace(origin=origin))
+            estimates.append(_estimate_stage(stage, context, log))
+    return Estimate(tuple(estimates), settings.run.repeat, reading)
+
+
+def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
+    """Take a few steps, score a few images, write both checkpoints, and extrapolate."""
+    if METHODS[stage.options.method].fixed_weights:
+        stage = with_fixed_weights(stage, context, uniform=True)
+        log(f"{stage.title}: the estimate does not include the time to compute its fixed weights")
+    on_gpu = context.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(context.device)
+    stage.folder.checkpoints.mkdir(parents=True)
+    learner = stage.build_learner(context)
+    sums = TrainSums(len(learner.objective.attention_names), context.device)
+    finite, steps = FiniteCheck(context.device), list[Step]()
+
+    def after_step(batch: Batch, step: Step) -> None:
+        steps.append(step)
+        finite.check(step.scalars, lambda: f"{stage.title} step {len(steps)}, lr {stage.options.learning_rate:g}")
+        context.signals.raise_if_stopped()
+
+    training, scoring = _Stopwatch(context), _Stopwatch(context)
+    train_one_epoch(learner, training.limit(stage.train_loader(context).epoch(0)), sums, after_step)
+    finite.flush()
+    finite.check_weights(learner.target.network.state_dict(), stage.title)
+    predict(learner.target, scoring.limit(stage.test_loader(stage.splits.monitor, context)))
+    started = time.monotonic()
+    save_state(stage, learner, StageState(sums, step=len(steps)), context)
+    save_best(stage, learner, StageState(sums), context)
+    saving = time.monotonic() - started
+    sizes = [len(split.folder) for split in (stage.splits.train, stage.splits.monitor, stage.splits.test)]
+    train, monitor, test = sizes
+    scored = math.ceil(stage.epochs / stage.settings.run.test_every)
+    last, best = (path.stat().st_size for path in (stage.folder.last, stage.folder.best))
+    train_seconds, score_seconds = training.seconds_per_image, scoring.seconds_per_image
+    found = StageEstimate(
+        title=stage.title,
+        epochs=stage.epochs,
+        images_per_second=1 / train_seconds,
+        # Both checkpoints are scored on the test images at the end.
+        seconds=stage.epochs * (train * train_seconds + saving) + (scored * monitor + 2 * test) * score_seconds,
+        disk_bytes=2 * last + best + test * _PREDICTION_BYTES,  # last.pth and previous.pth
+        spare_bytes=last,
+        memory_bytes=_peak_memory(),
+        gpu_bytes=torch.cuda.max_memory_reserved(context.device) if on_gpu else 0,
+    )
+    log(_describe_stage(stage, learner, steps[-1], found))
+    return found
+
+
+def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Estimate:
+    started = time.monotonic()
+    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
+    checkpoint, target, loader = prepare_evaluation(settings, path, context)
+    reading = time.monotonic() - started
+    log(_describe_data(None, loader.folder, 0.0))
+    origin = f"{checkpoint.method} epoch {checkpoint.epoch}" if checkpoint.method else "a bare state dict"
+    size = count_parameters(target.parameters())
+    log(f"\n{path}: {origin}, {size:,} parameters, {loader.preprocessing.views} views per image")
+    scoring = _Stopwatch(context)
+    predict(target, scoring.limit(loader))
+    found = StageEstimate(
+        title="evaluation",
+        epochs=0,
+        images_per_second=1 / scoring.seconds_per_image,
+        seconds=scoring.seconds_per_image * len(loader.folder),
+        disk_bytes=0,
+        spare_bytes=0,
+        memory_bytes=_peak_memory(),
+        gpu_bytes=torch.cuda.max_memory_reserved(context.device) if context.device.type == "cuda" else 0,
+    )
+    return Estimate((found,), 1, reading)
+
+
+class _Stopwatch:
+    """Passes a few batches on, and measures the time that each of them takes."""
+
+    def __init__(self, context: Context) -> None:
+        self._device = context.device
+        self._laps: list[tuple[float, int]] = []
+
+    def limit(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+        """The first batches, until the measurement is sufficient."""
+        started = last = time.monotonic()
+        for batch in batches:
+            yield batch
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            now = time.monotonic()
+            self._laps.append((now - last, len(batch.labels)))
+            last = now
+            if len(self._laps) == _BATCHES or now - started > _SECONDS:
+                return
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Mean without the first batch, which starts workers and fills caches, if there are more."""
+        laps = self._laps[1:] or self._laps
+        return sum(seconds for seconds, _ in laps) / sum(images for _, images in laps)
+
+
+def _peak_memory() -> int:
+    """Peak memory of this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS reports bytes, Linux KiB
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or its nearest parent that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _describe_data(train: ImageFolder | None, test: ImageFolder, held_out_fraction: float) -> str:
+    """Number of images per split, and how evenly they are distributed over the classes."""
+    lines = [f"{len(test.classes)} classes in {test.root.parent}"]
+    for name, folder in (("training", train), ("test", test)):
+        if folder is None:
+            continue
+        ordered = Counter(folder.labels).most_common()
+        most, least = ordered[0][1], ordered[-1][1]
+        line = f"  {len(folder)} {name} images, {least} to {most} per class"
+        if most >= _UNBALANCED * least:
+            few, many = (
+                ", ".join(f"{folder.classes[label]} {count}" for label, count in extreme)
+                for extreme in (ordered[:-4:-1], ordered[:3])
+            )
+            line += f": unbalanced; fewest {few}; most {many}"
+        if name == "training" and held_out_fraction:
+            line += f", of which {100 * held_out_fraction:g} % are held out"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _describe_stage(stage: Stage, learner: Learner, step: Step, found: StageEstimate) -> str:
+    """What a stage trains, what it compares, and the last step."""
+    target, batch_size = learner.target, stage.settings.data.batch_size
+    head, attention = count_parameters(target.head_parameters()), count_parameters(learner.objective.parameters())
+    frozen = "" if METHODS[stage.options.method].trains_backbone else ", only the head is trained"
+    lines = [
+        f"\n{stage.title}: {stage.settings.backbone.name} from {stage.start.origin}",
+        f"  {count_parameters(target.parameters()):,} parameters, {head:,} of them in the head{frozen}",
+    ]
+    if learner.source is not None:
+        lines.append(f"  and the frozen source, and {attention:,} parameters of attention")
+        shapes = target.map_shapes(stage.preprocessing.image_size)
+        rows = [
+            [layer, str(shape.channels), f"{shape.height} x {shape.width}"]
+            for layer, shape in zip(target.aligned_layers, shapes, strict=True)
+        ]
+        lines += [f"  {line}" for line in format_table(["aligned layer", "channels", "map"], rows).splitlines()]
+    steps = math.ceil(len(stage.splits.train.folder) / batch_size)
+    seconds = format_seconds(batch_size / found.images_per_second)
+    lines += [
+        f"  {stage.epochs} epochs of {steps} steps; a step of {batch_size} images takes {seconds}",
+        f"  a real step: {step.describe()}",
+    ]
+    return "\n".join(lines)

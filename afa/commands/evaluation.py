@@ -1,0 +1,83 @@
+"""Evaluation of a trained or released checkpoint on the test images."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from afa.commands.image_reader import ImageReader
+from afa.config.settings import Settings
+from afa.data.loaders import TestLoader
+from afa.errors import AFAError
+from afa.files import sha256
+from afa.machine.context import Context
+from afa.networks.features import FeatureNetwork
+from afa.results.records import write_predictions
+from afa.results.run_folder import StageFolder
+from afa.results.text import format_table
+from afa.training.checkpoint import Checkpoint, load_checkpoint
+from afa.training.engine import predict, score
+from afa.training.learner import build_target
+
+
+class Evaluation(NamedTuple):
+    """A checkpoint that fits the test images."""
+
+    checkpoint: Checkpoint
+    target: FeatureNetwork
+    loader: TestLoader
+
+
+def prepare_evaluation(settings: Settings, path: Path, context: Context) -> Evaluation:
+    """Read checkpoint and test images.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of another network or other classes.
+        AFAError: it was trained on images of another size or preprocessing.
+    """
+    checkpoint, data = load_checkpoint(path), settings.data
+    trained, asked = (checkpoint.image_size, checkpoint.augmentation), (data.image_size, data.augmentation)
+    if checkpoint.image_size and trained != asked:  # a released checkpoint does not store its preprocessing
+        raise AFAError(
+            f"{path}: trained with image_size = {trained[0]}, data_aug = {trained[1]}; "
+            f"the config has {asked[0]}, {asked[1]}"
+        )
+    reader = ImageReader(data, context)
+    split = reader.read_test()
+    context.processes.check_counts({"test images": len(split.folder)})
+    target = build_target(settings.backbone, checkpoint, path, split.folder.classes).to(context.device)
+    loader = TestLoader(
+        split.folder,
+        reader.preprocessing,
+        batch_size=data.batch_size,
+        device=context.device,
+        num_workers=data.num_workers,
+        canvases=split.canvases,
+        rank=context.processes.rank,
+        world_size=context.processes.size,
+    )
+    return Evaluation(checkpoint, target, loader)
+
+
+def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, context: Context) -> dict[str, Any]:
+    """Write ``predictions.csv`` and ``per_class.csv`` to ``folder``; return the metrics. Raises as above."""
+    checkpoint, target, loader = prepare_evaluation(settings, path, context)
+    images, processes = loader.folder, context.processes
+    with context.journal.progress("evaluating", len(loader.indices)) as bar:
+        logits, labels = predict(target, loader, bar.update)
+    logits, labels = (torch.cat(processes.gather(tensor)) for tensor in (logits, labels))
+    metrics = score(logits, labels)
+    processes.on_main(
+        write_predictions, folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes
+    )
+    row = [f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}", str(len(images)), str(path)]
+    return {
+        "checkpoint": str(path),
+        "checkpoint_sha256": sha256(path),
+        "epoch": checkpoint.epoch,
+        "selected_on": checkpoint.split,
+        **metrics._asdict(),
+        "test_images": len(images),
+        "test_sha256": images.fingerprint(),
+        "table": format_table(["top-1 %", "top-5 %", "cross-entropy", "images", "checkpoint"], [row]),
+    }

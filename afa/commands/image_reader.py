@@ -1,0 +1,122 @@
+"""Reads the images of a run: training, held-out and test split, decoded once if memory or disk permits."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from afa.config.settings import DataSettings
+from afa.data.decoding import available_memory, load_canvases
+from afa.data.disk_cache import DiskCache, MakeCanvas
+from afa.data.folders import ImageFolder, hold_out, scan_dataset, scan_split, without
+from afa.data.splits import Split, Splits
+from afa.data.transforms import Preprocessing, resize_side
+from afa.errors import DataError
+from afa.machine.context import Context
+
+
+class ImageReader:
+    """Reads splits: names all bad images at once, and keeps the decoded pixels if they fit in memory."""
+
+    def __init__(self, settings: DataSettings, context: Context) -> None:
+        self.root = Path(settings.root) / settings.dataset
+        self.preprocessing = Preprocessing(settings.image_size, settings.augmentation)
+        self._settings, self._journal = settings, context.journal
+        self._processes = context.processes.local_size  # all of them read the same images on this machine
+        self._workers = max((os.cpu_count() or 1) // self._processes, 1)
+
+    def read_train(self, folder: ImageFolder) -> Split:
+        """Read a split to train on. Raises DataError for bad images, all at once."""
+        return self._read(folder, self.preprocessing.train_canvas)
+
+    def read_test(self, folder: ImageFolder | None = None) -> Split:
+        """Read a split to test on, by default ``<dataset>/test``. Raises DataError for bad folders or images."""
+        return self._read(folder or scan_split(self.root / "test"), self.preprocessing.test_canvas)
+
+    def _read(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
+        on_disk = self._settings.cache == "disk"
+        keep = on_disk or self._fits_memory(len(folder))
+        skip = self._settings.bad_images == "skip"
+        with self._journal.progress(f"reading {folder.root.name}", len(folder)) as bar:
+
+            def advance(count: int) -> None:
+                bar.update(max(count - bar.done, 0))
+
+            if on_disk:
+                canvases, bad = DiskCache(
+                    Path(self._settings.cache_dir).expanduser(),
+                    f"{self._settings.dataset}-{folder.root.name}",
+                    paths=folder.paths,
+                    make_canvas=make_canvas,
+                    recipe=f"{self.preprocessing}.{make_canvas.__name__}",
+                ).open(workers=self._workers, on_progress=advance, log=self._journal.log, keep_if_bad=skip)
+            else:
+                canvases, bad = load_canvases(
+                    folder.paths, make_canvas if keep else _no_canvas, workers=self._workers, on_progress=advance
+                )
+        if bad and not skip:
+            advice = "repair or remove them, or set bad_images=skip"
+            raise DataError([*bad.values(), f"{self.root}: {len(bad)} bad images; {advice}"])
+        if bad:
+            lines = [f"skipped {line}" for line in bad.values()]
+            self._journal.log("\n".join([*lines, f"continuing without {len(bad)} bad images"]))
+            folder = without(folder, {folder.paths[index] for index in bad})
+        return Split(folder, canvases if keep else None)
+
+    def _fits_memory(self, images: int) -> bool:
+        if self._settings.cache == "none":
+            return False
+        images, free = self._processes * images, available_memory()
+        wanted = images * resize_side(self._settings.image_size) ** 2 * 3
+        if free is None or wanted <= free / 2:
+            return True
+        self._journal.log(
+            f"{images} decoded images ({wanted / 1e9:.1f} GB) need more than half of the free memory "
+            f"({free / 1e9:.1f} GB): decoding them at each use instead; cache=disk keeps them on the disk"
+        )
+        return False
+
+
+def _no_canvas(image: Image.Image) -> np.ndarray:
+    """Nothing to keep: the image only has to be decodable."""
+    return np.zeros(1, np.uint8)
+
+
+class Images:
+    """The training and test images of a run, read once for all its repeats and stages.
+
+    Raises:
+        DataError: folders or images that cannot be used; all of them, one line each.
+    """
+
+    def __init__(self, settings: DataSettings, context: Context) -> None:
+        self._reader = ImageReader(settings, context)
+        self._fraction = settings.validation_fraction
+        train, test = scan_dataset(self._reader.root)
+        self.train = self._reader.read_train(train)
+        self.test = self._reader.read_test(test)
+        self.splits = lru_cache(maxsize=1)(self._splits)
+        """Splits of a repeat, counted from 1; all its stages hold out the same images, whatever their seeds."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the labels."""
+        return self.train.folder.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of all splits."""
+        return self._reader.preprocessing
+
+    def _splits(self, repeat: int) -> Splits:
+        if not self._fraction:
+            return Splits(self.train, self.test, self.test, selected_on="test")
+        train, held_out = hold_out(self.train.folder, self._fraction, seed=repeat)
+        rows = None
+        if self.train.canvases is not None:
+            row_of = {path: row for row, path in enumerate(self.train.folder.paths)}
+            rows = np.array([row_of[path] for path in train.paths])
+        own = Split(train, self.train.canvases, rows)
+        return Splits(own, self._reader.read_test(held_out), self.test, selected_on="held_out")
