@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, field
+from dataclasses import MISSING, Field, field, fields
 from typing import Any
 
 
@@ -16,13 +16,14 @@ def setting(
     choices: Iterable[str] = (),
     aliases: Mapping[str, str] | None = None,
     pattern: str = "",
+    names: str = "",
     changes_result: bool = True,
 ) -> Any:
     """A dataclass field that is read from ``key`` of the config file; ``afa/config`` checks its value.
 
     ``choices`` and ``aliases`` (released name -> ours) or a ``pattern`` restrict a string, ``low`` and
-    ``high`` (inclusive) a number. A run may be resumed with another value of a field that has
-    ``changes_result=False``.
+    ``high`` (inclusive) a number. ``names="file"`` or ``names="checkpoint"``: what the string must be the path of. A
+    run may be resumed with another value of a field that has ``changes_result=False``.
     """
     metadata = {
         "key": key,
@@ -32,6 +33,12 @@ def setting(
         "choices": tuple(choices),
         "aliases": dict(aliases or {}),
         "pattern": pattern,
+        "names": names,
         "changes_result": changes_result,
     }
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def setting_fields(section: type) -> dict[str, Field]:
+    """Config key -> field, of the fields of a dataclass that ``setting`` made."""
+    return {f.metadata["key"]: f for f in fields(section) if f.metadata}

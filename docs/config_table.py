@@ -1,44 +1,45 @@
-"""The README's table of settings and that of grids, from the settings themselves: ``python docs/config_table.py``."""
+"""Print the tables of keys in the README and docs/, from the settings themselves: ``python docs/config_table.py``."""
 
 import sys
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from afa.config.grid import GRID, GridOptions, GridSettings
 from afa.config.settings import FIELDS
 from afa.config.tasks import TASKS
+from afa.fields import setting_fields
 
 
 def config_table() -> str:
-    """Markdown, a row a key, in the order of the settings."""
+    """Markdown with one row per key, in the order of the settings, for the README."""
     return _table({key: field for key, (_, field) in FIELDS.items()})
 
 
 def grid_table() -> str:
-    """The same of a grid's keys, for ``docs/reproduce-the-paper.md``."""
-    inside = {f"{GRID}.{field.metadata['key']}": field for field in fields(GridSettings)}
-    return _table(inside | {field.metadata["key"]: field for field in fields(GridOptions)})
+    """The keys of a grid, for ``docs/reproduce-the-paper.md``."""
+    inside = {f"{GRID}.{key}": field for key, field in setting_fields(GridSettings).items()}
+    return _table(inside | setting_fields(GridOptions))
 
 
 def task_tables() -> str:
-    """The keys of what is done without a config file, for ``docs/your-own-data.md``."""
+    """The keys of the tasks without a config file, for ``docs/your-own-data.md``."""
     tables = []
     for name, task in TASKS.items():
         title = f"`{name}=<data set>`" if name == "prepare" else f"`mode={name}`"
-        keys = {field.metadata["key"]: field for field in fields(task.settings)}
-        tables.append(f"{title}\n\n{_table(keys)}")
+        tables.append(f"{title}\n\n{_table(setting_fields(task.settings))}")
     return "\n\n".join(tables)
 
 
 def _table(keys: dict[str, Field]) -> str:
-    rows = [f"| `{key}` | {_default(field)} | {field.metadata['reason']} |" for key, field in keys.items()]
+    reasons = {key: field.metadata["reason"].replace("<", "&lt;") for key, field in keys.items()}
+    rows = [f"| `{key}` | {_default(field)} | {reasons[key]} |" for key, field in keys.items()]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
 def _default(field: Field) -> str:
     if field.default is MISSING:
-        return "needed"
+        return "required"
     if field.default == "":
         return "empty"
     text = {True: "true", False: "false"}.get(field.default) if isinstance(field.default, bool) else None

@@ -1,28 +1,43 @@
-"""A grid of runs: networks x data sets x methods x seeds. ``grid_cells.py`` makes it from a config."""
+"""Grids of runs: networks x data sets x methods x seeds, from a config with a ``grid { }`` block.
 
-from dataclasses import dataclass, fields, replace
+The settings of a cell are, with increasing precedence, the keys outside the grid, those that the grid defines for its
+network, its data set, its method and this combination, and the command line. They pass the same checks as those of a
+single run.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from afa.config.settings import Settings, setting
+from afa.config.schema import build_settings
+from afa.config.settings import Settings
+from afa.config.values import Problems, check_required, check_values, nearest
+from afa.fields import setting, setting_fields
 
 GRID = "grid"
-"""The block of a config that makes it a grid."""
+"""The block that makes a config a grid."""
 
 
 @dataclass(frozen=True)
 class GridSettings:
-    """What a grid is made of; the keys stand in ``grid { }``."""
+    """The axes of a grid; keys of the block ``grid { }``."""
 
     networks: tuple[str, ...] = setting("networks", "names of networks: defined in the grid, or torchvision's")
     datasets: tuple[str, ...] = setting("datasets", "names of data sets: defined in the grid, or folders")
     methods: tuple[str, ...] = setting("methods", "names of methods: defined in the grid, or a reg_type")
-    seeds: int = setting("seeds", "runs of each; run k uses seed + k - 1", default=5, low=1, high=1000)
-    name: str = setting("name", "folder of the runs, under outpath; grids may share it", default="")
-    published: str = setting("published", "number of the paper's table with the figures to compare with", default="")
+    seeds: int = setting(
+        "seeds", "number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000
+    )
+    name: str = setting(
+        "name", "folder of the runs in outpath, which grids may share; empty: the file's name", default=""
+    )
+    published: str = setting("published", "number of the paper's table to compare the results with", default="")
     kind: str = setting(
         "kind",
-        "what mode=report makes",
+        "output of mode=report: table, curves, images_per_class or parameters",
         default="table",
         choices=("table", "curves", "images_per_class", "parameters"),
     )
@@ -30,25 +45,24 @@ class GridSettings:
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What is done with a grid; these keys stand outside, mostly on the command line."""
+    """What to do with a grid; keys outside the block, usually on the command line."""
 
-    mode: str = setting("mode", "train what is missing, or report", default="train", choices=("train", "report"))
+    mode: str = setting("mode", "train the missing runs, or report", default="train", choices=("train", "report"))
     shard: str = setting(
-        "shard",
-        "<k>/<n>: the k-th of n parts of the runs, k from 1 to n",
-        default="1/1",
-        pattern=r"[1-9]\d{0,3}/[1-9]\d{0,3}",
+        "shard", "<k>/<n>: run shard k of n, k from 1 to n", default="1/1", pattern=r"[1-9]\d{0,3}/[1-9]\d{0,3}"
     )
     dry_run: bool = setting("dry_run", "only list the runs", default=False)
 
 
-OPTIONS = frozenset(f.metadata["key"] for f in fields(GridOptions))
+_OPTIONS = setting_fields(GridOptions).keys()
+_AXES = {"networks": "base_model_name", "datasets": "target_dataset", "methods": "reg_type"}
+"""Axis -> the key whose value a name on it is, if the grid does not define the name."""
 
 
 class Cell(NamedTuple):
-    """One run of a grid: seed number ``seed``, counted from 1, of a network, a data set and a method.
+    """One run of a grid: a network, a data set, a method and the number of a seed, counted from 1.
 
-    ``first_seed`` are the settings of the first seed; ``place`` is the folder of all of them.
+    ``first_seed`` has the settings of the first seed; ``parent`` is the folder that contains the runs of all seeds.
     """
 
     network: str
@@ -56,48 +70,167 @@ class Cell(NamedTuple):
     method: str
     seed: int
     first_seed: Settings
-    place: Path
+    parent: Path
 
     def __str__(self) -> str:
         return f"{self.network}, {self.dataset}, {self.method}, seed {self.seed}"
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What its seeds have in common."""
+        """What all seeds have in common."""
         return self.network, self.dataset, self.method
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.place / f"seed_{self.seed}"
+        return self.parent / f"seed_{self.seed}"
 
     @property
     def search_folder(self) -> Path:
         """Folder of the search for alpha, which the seeds share."""
-        return self.place / "search"
+        return self.parent / "search"
 
-    @property
-    def is_searched(self) -> bool:
-        """Whether an alpha is to be chosen."""
-        return any(stage.search_alpha for stage in self.first_seed.stages)
-
-    def settings(self, first_seed: Settings | None = None) -> Settings:
-        """The run's own settings, from those of the first seed (with the alphas chosen, where these are searched)."""
+    def run_settings(self, first_seed: Settings | None = None) -> Settings:
+        """The run's settings, from those of the first seed (after a search: with the chosen alphas)."""
         base = first_seed or self.first_seed
         stages = tuple(replace(stage, seed=stage.seed + self.seed - 1) for stage in base.stages)
-        run = replace(base.run, outpath=str(self.place), exp_id=self.folder.name)
+        run = replace(base.run, outpath=str(self.parent), exp_id=self.folder.name)
         return replace(base, stages=stages, run=run)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs, and where the report goes.
+    """All runs, seeds outermost: the first seed of each combination is trained first.
 
-    ``cells`` have the seeds outermost, so that the first of each group are done first. The report's files are
-    ``report`` with an ending.
+    ``report`` is the path of the report's files, without a suffix.
     """
 
     grid: GridSettings
     options: GridOptions
     cells: tuple[Cell, ...]
     report: Path
+
+
+def build_grid(
+    values: Mapping[str, Any],
+    problems: Problems,
+    *,
+    flatten: Callable[..., dict[str, Any]],
+    forced: Mapping[str, Any],
+    name: str,
+) -> Grid | None:
+    """Check the plain ``values`` of a config with a ``grid { }`` block.
+
+    Args:
+        values: config key -> value, blocks nested.
+        problems: everything wrong is added to it, under the keys of the file.
+        flatten: ``flatten(block, prefix)`` returns a block, whose keys start with ``prefix`` in the file, with dotted
+            keys in the order in which they were set.
+        forced: dotted keys and values from the command line.
+        name: of the file, for the report's files, and for a grid without a name.
+    """
+    block = values[GRID]
+    if not isinstance(block, Mapping):
+        problems.add(GRID, f"expected a block {{ ... }}, got {block!r}")
+        return None
+    inside = problems.at(f"{GRID}.")
+    grid = _section(GridSettings, {key: value for key, value in block.items() if key != "define"}, inside)
+    options = _section(GridOptions, {key: value for key, value in values.items() if key in _OPTIONS}, problems)
+    if grid is None or options is None:
+        return None
+    for axis in _AXES:
+        if not getattr(grid, axis):
+            inside.add(axis, "is empty; a grid needs at least one name on each axis")
+    shard, _, shards = options.shard.partition("/")
+    if int(shard) > int(shards):
+        problems.add("shard", f"'{options.shard}' is not valid: <k>/<n> with k from 1 to n")
+    define = block.get("define", {})
+    _check_definitions(define, grid, inside)
+    if problems.found:
+        return None
+    grid = replace(grid, name=grid.name or name)
+    base = flatten({key: value for key, value in values.items() if key not in (GRID, *_OPTIONS)})
+    forced = {key: value for key, value in forced.items() if key not in _OPTIONS and not key.startswith(f"{GRID}.")}
+    combinations: list[tuple[tuple[str, str, str], Settings, Path]] = []
+    for names in product(grid.networks, grid.datasets, grid.methods):
+        merged, file_keys = base, dict[str, str]()
+        for prefix, layer in (*_layers(define, names, flatten), ("", forced)):
+            merged = {
+                **{key: value for key, value in merged.items() if key not in layer},
+                **layer,
+            }  # the last set, last
+            file_keys |= {key: prefix + key if prefix[-1:] in ("", ".") else prefix for key in layer}
+        found = Problems()
+        settings = build_settings(merged, found, forced=forced)
+        if settings is not None and settings.run.repeat > 1:
+            found.add("repeat", f"{settings.run.repeat} repeats in a grid; set grid.seeds instead")
+        for key, message in found.found:
+            message = message.replace("missing:", f"missing for {', '.join(names)}:", 1)
+            problems.add(file_keys.get(key, key), message)
+        if settings is not None:
+            parent = Path(settings.run.outpath, *map(_file_name, (grid.name, *names)))
+            combinations.append((names, settings, parent))
+    if len({parent for *_, parent in combinations}) < len(combinations):
+        problems.add(GRID, "two of its names give the same folder; rename one")
+    if problems.found:
+        return None
+    seeds = range(1, grid.seeds + 1)
+    cells = tuple(Cell(*names, seed, settings, parent) for seed in seeds for names, settings, parent in combinations)
+    return Grid(grid, options, cells, Path(str(base.get("outpath", "runs")), _file_name(grid.name), name))
+
+
+def _section(section: type, values: Mapping[str, Any], problems: Problems) -> Any:
+    """An instance of ``section``, or None if there are problems."""
+    known = setting_fields(section)
+    names = [*known, "define"]
+    checked = check_values(values, known, problems, unknown=lambda key: f"unknown key{nearest(key, names)}")
+    check_required(values, known, problems)
+    return None if problems.found else section(**{known[key].name: value for key, value in checked.items()})
+
+
+def _check_definitions(define: Any, grid: GridSettings, problems: Problems) -> None:
+    """Check ``grid.define``: axis -> name -> settings; ``cells``: network -> data set -> method -> settings."""
+    _check_blocks(define, "define", [], problems)
+    for key, block in define.items() if isinstance(define, Mapping) else ():
+        if key in _AXES:
+            _check_blocks(block, f"define.{key}", [None], problems)
+        elif key != "cells":
+            problems.add(f"define.{key}", f"unknown key{nearest(key, (*_AXES, 'cells'))}")
+    if not problems.found:
+        # Settings of a combination that the axes do not contain would be ignored silently.
+        names = [{*getattr(grid, axis), *define.get(axis, {})} for axis in _AXES]
+        _check_blocks(define.get("cells", {}), "define.cells", names, problems)
+
+
+def _check_blocks(block: Any, key: str, names: Sequence[Collection[str] | None], problems: Problems) -> None:
+    """Check that ``block`` is a block that contains nested blocks of ``names``, a collection per nesting depth."""
+    if not isinstance(block, Mapping):
+        problems.add(key, f"expected a block {{ ... }}, got {block!r}")
+        return
+    for name, inner in block.items() if names else ():
+        if names[0] is not None and name not in names[0]:
+            problems.add(f"{key}.{name}", f"no such name on its axis{nearest(name, names[0])}")
+        else:
+            _check_blocks(inner, f"{key}.{name}", names[1:], problems)
+
+
+def _layers(
+    define: Mapping[str, Any], names: tuple[str, str, str], flatten: Callable[..., dict[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The settings that a grid defines for a combination, general ones first, each with the prefix of its keys.
+
+    The prefix of a name that the grid does not define is the key of its axis.
+    """
+    for (axis, key), name in zip(_AXES.items(), names, strict=True):
+        prefix = f"{GRID}.define.{axis}.{name}."
+        block = define.get(axis, {}).get(name)
+        yield (f"{GRID}.{axis}", {key: name}) if block is None else (prefix, flatten(block, prefix))
+    block = define.get("cells", {})
+    for name in names:
+        block = block.get(name, {})
+    prefix = ".".join([GRID, "define", "cells", *names, ""])
+    yield prefix, flatten(block, prefix)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.]+", "_", name).strip("_.") or "_"

@@ -1,29 +1,89 @@
-"""HOCON files and command-line words to settings, and back. The only module that knows pyhocon."""
+"""HOCON files and command-line arguments -> settings, and back. The only module that uses pyhocon.
 
+pyhocon's own includes read any file and any URL, it reads the environment, its messages name no file, and it
+silently misreads some mistakes. So includes are expanded here, only inside the config's folder, and ``_Scanner``
+looks for the line of each key and for these mistakes before pyhocon reads the text.
+"""
+
+import contextlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import fields
-from functools import partial
-from pathlib import Path
-from typing import Any
+from dataclasses import Field
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple, NoReturn
 
 import pyparsing
 from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[import-untyped]
 
-from afa.config.grid import GRID, Grid
-from afa.config.grid_cells import build_grid
-from afa.config.paths import check_paths
-from afa.config.scanner import Finding, Origin
-from afa.config.schema import build_settings
-from afa.config.settings import FIELDS, RENAMED, STAGE_KEYS, STAGE_NAMES, Settings
-from afa.config.source import COMMAND_LINE, Source, read_source
-from afa.config.values import Problem
+from afa.config.grid import GRID, Grid, GridOptions, GridSettings, build_grid
+from afa.config.schema import build_settings, flatten
+from afa.config.settings import RENAMED, STAGE_NAMES, Settings, field_of, section_values
+from afa.config.values import Problem, Problems, nearest, parse_assignments
 from afa.errors import ConfigError
+from afa.fields import setting_fields
 
-_KEY = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*", re.ASCII)
+TREE = "hocon_config"
+"""The nearest folder of this name above a config bounds its includes; without one, the config's own folder does."""
+MAX_INCLUDES = 8
+MAX_BYTES = 2**20
+MAX_DEPTH = 8  # pyhocon is recursive: about fifty brackets exhaust Python's stack
+MAX_NAMES = 32  # in a dotted key
+
+_GRID_FIELDS: dict[str, Field] = {
+    **setting_fields(GridOptions),
+    **{f"{GRID}.{key}": f for key, f in setting_fields(GridSettings).items()},
+}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_INCLUDE_LINE = re.compile(r'[ \t]*include[ \t]*"([^"\\]*)"[ \t]*(?:(?:#|//).*)?')
+# Splits as pyhocon does, so that nothing hides in a string or a comment; the // of http://x starts no comment.
+_TOKEN = re.compile(
+    r"""(?P<newline>\n)
+    | (?P<space>[^\S\n]+)
+    | (?P<comment>\#[^\n]*|(?<!:)//[^\n]*)
+    | (?P<string>\"{3}(?s:.*?)"*\"{3}|"(?:[^"\\\n]|\\[^\n])*")
+    | (?P<substitution>\$\{\??(?P<name>[^}\n]*)\})
+    | (?P<sign>\+=|[{}\[\]=:,])
+    | (?P<word>(?:[^\s"{}\[\]\#,=:$\\+^`?!@*&]|\+(?=[0-9]))+)
+    | (?P<other>[^\n])""",
+    re.VERBOSE,
+)
+# pyhocon knows months and years only if dateutil is installed: refused everywhere.
+_DURATION = re.compile(
+    r"[0-9]+ *(?:ns|us|ms|mo|[smhwdy]|(?:nano|micro|milli)(?:s|seconds?)?|(?:second|minute|hour|day|week|month|year)s?)"
+    r"(?![A-Za-z0-9])"
+)
+_INCLUDE = re.compile(r"include(?![\w$])", re.IGNORECASE)
+
+Token = re.Match[str]
+
+
+class Origin(NamedTuple):
+    """A line of a file; 0: no particular line."""
+
+    file: str
+    line: int = 0
+
+
+class Finding(NamedTuple):
+    """What is wrong in a line; ``key`` is empty if no key is concerned."""
+
+    origin: Origin
+    key: str
+    message: str
+
+
+class Entry(NamedTuple):
+    """The last assignment of a key; ``text`` is its value if this is a single word."""
+
+    origin: Origin
+    text: str
+
+
+COMMAND_LINE = Origin("command line")
+Index = dict[str, Entry]
+"""Dotted key -> its last assignment, in the order of these."""
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings:
@@ -31,60 +91,70 @@ def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_file
 
     Args:
         path: the HOCON file.
-        overrides: words of the command line, ``key=value`` or ``first_stage.key=value``. The
-            value is JSON where it can be read as JSON, else a string as it stands. They win
-            over the file; a stage's key without the stage's name wins for every stage.
-        check_files: whether the files and folders that the settings name must be there.
+        overrides: arguments of the command line, ``key=value`` or ``first_stage.key=value``, see
+            ``parse_assignments``. They have precedence over the file, and without the name of a stage over its
+            blocks, too.
+        check_files: whether the files and folders that the settings name must exist.
 
     Raises:
-        ConfigError: with every problem found, one a line: file, line, key, what would be right.
+        ConfigError: all syntax errors, or if there are none all other problems, each on its own line: file, line,
+            key, what would be right.
     """
-    config = load_config(path, overrides, check_files=check_files)
-    if isinstance(config, Grid):
-        raise ConfigError(f"{path}: a grid of {len(config.cells)} runs; one run is expected here")
-    return config
+    return _single_run(load_config(path, overrides, check_files=check_files), str(path))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings | Grid:
-    """Read a config file, be it of one run or of a grid of runs; see ``load_settings``.
+    """Read a config file of one run or of a grid of runs; see ``load_settings``.
 
-    The files of a grid's runs are not looked for: some may be there, and others not.
+    The files that a grid's runs need are not looked for: those runs whose files exist can be trained.
     """
-    given, findings = _read_overrides(overrides)
-    source = read_source(Path(path), extra=[f"{key} = {_to_hocon(value)}" for key, value in given.items()])
-    findings += source.findings
-    values = _parse(source, findings)
-    config: Settings | Grid | None = None
-    problems: list[Problem] = []
-    if values is not None and GRID in values:
-        settle = partial(_settle, given=given, keys=source.keys)
-        config, problems = build_grid(values, settle, name=Path(path).stem)
-    elif values is not None:
-        config, problems = build_settings(_latest_win(values, given, source.keys), *[check_paths] * check_files)
-    # Where an include was refused, what it would have set is not missing.
-    findings += [_located(found, source) for found in problems if source.complete or not _is_missing(found)]
-    if findings or config is None:
-        raise ConfigError(_lines(findings))
+    path = Path(path)
+    try:
+        source = _Source(_shown(path.resolve()))
+        source.read_file(path.resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except _RefusedError as refused:
+        known = [str(other) for other in sorted(path.parent.glob("*.hocon"))]
+        raise ConfigError(f"{path}: {refused}{nearest(str(path), known)}") from None
+    return _build(source, overrides, name=path.stem, check_files=check_files)
+
+
+def parse_settings(text: str, name: str = "settings") -> Settings:
+    """Read a config without includes from ``text``, for example from ``format_settings``; errors call it ``name``.
+
+    Raises:
+        ConfigError: see ``load_settings``.
+    """
+    source = _Source(name)
+    source.add_text(text, name)
+    return _single_run(_build(source, (), name=name), name)
+
+
+def _single_run(config: Settings | Grid, name: str) -> Settings:
+    if isinstance(config, Grid):
+        raise ConfigError(f"{name}: a grid of {len(config.cells)} runs; expected a single run")
     return config
 
 
 def format_settings(settings: Settings) -> str:
-    """HOCON that loads back as equal settings, every key in it."""
-    nested = len(settings.stages) > 1
-    parts = ["# data", *_assignments(settings.data), "", "# backbone", *_assignments(settings.backbone)]
+    """HOCON with every key, which loads back as equal settings."""
+
+    def assignments(section: Any) -> list[str]:
+        return [f"{key} = {_to_hocon(value)}" for key, value in section_values(section).items()]
+
+    lines = ["# data", *assignments(settings.data), "", "# backbone", *assignments(settings.backbone)]
     for name, stage in zip(STAGE_NAMES, settings.stages, strict=False):
-        lines = _assignments(stage)
-        parts += ["", f"{name} {{", *(f"  {line}" for line in lines), "}"] if nested else ["", "# stage", *lines]
-    parts += ["", "# compute", *_assignments(settings.compute), "", "# run", *_assignments(settings.run), ""]
-    return "\n".join(parts)
-
-
-def _assignments(section: Any) -> list[str]:
-    return [f"{f.metadata['key']} = {_to_hocon(getattr(section, f.name))}" for f in fields(section)]
+        if len(settings.stages) > 1:
+            lines += ["", f"{name} {{", *(f"  {line}" for line in assignments(stage)), "}"]
+        else:
+            lines += ["", "# stage", *assignments(stage)]
+    lines += ["", "# compute", *assignments(settings.compute), "", "# run", *assignments(settings.run), ""]
+    return "\n".join(lines)
 
 
 def _to_hocon(value: Any) -> str:
-    """JSON, but with pyhocon's few escapes: it does not know ``\\u0041``."""
+    """JSON with the few escapes that pyhocon knows: ``\\u0041`` is not one of them."""
     if isinstance(value, str):
         return f'"{value.translate(_ESCAPES)}"'
     if isinstance(value, list | tuple):
@@ -92,144 +162,338 @@ def _to_hocon(value: Any) -> str:
     return json.dumps(value)
 
 
-def _read_overrides(words: Iterable[str]) -> tuple[dict[str, Any], list[Finding]]:
-    """Key -> value of each word, in the order in which the keys were last given, and the words that are wrong."""
-    given: dict[str, Any] = {}
-    findings = []
-    for word in words:
-        key, sign, text = word.partition("=")
-        value = _read_value(text)
-        if not sign or not _KEY.fullmatch(key):
-            findings.append(Finding(COMMAND_LINE, 0, word, "expected key=value, for example lr=0.01"))
-        elif value is None:
-            findings.append(Finding(COMMAND_LINE, 0, key, f"null is no value; {key}= gives an empty string"))
-        elif isinstance(value, dict):
-            findings.append(Finding(COMMAND_LINE, 0, key, f"give its keys one by one, {key}.key=value"))
-        else:
-            given.pop(key, None)
-            given[key] = value
-    return given, findings
+def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_files: bool = False) -> Settings | Grid:
+    problems = Problems()
+    forced = parse_assignments(overrides, lambda key: _GRID_FIELDS.get(key) or field_of(key), problems)
+    source.findings += [Finding(COMMAND_LINE, *problem) for problem in problems.found]
+    for key, value in forced.items():  # in the text, so that substitutions see them
+        source.add_line(f"{key} = {_to_hocon(value)}", COMMAND_LINE)
+    index = _Scanner(source).scan()
+    if source.findings:
+        raise ConfigError(_format(source.findings))
+    values = _parse(source, index)
+    positions = {key: position for position, key in enumerate(index)}
+
+    def ordered(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat = flatten(block)
+        return {
+            key: flat[key] for key in sorted(flat, key=lambda key: positions.get(_enclosing(prefix + key, index), -1))
+        }
+
+    problems = Problems()
+    config: Settings | Grid | None
+    if GRID in values:
+        config = build_grid(values, problems, flatten=ordered, forced=forced, name=name)
+    else:
+        config = build_settings(ordered(values), problems, forced=forced, check_files=check_files)
+    if config is None:
+        raise ConfigError(_format(_located(problem, index, source.name) for problem in problems.found))
+    return config
 
 
-def _read_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+def _parse(source: "_Source", index: Index) -> dict[str, Any]:
+    """The values of the text in Python's own types.
 
-
-def _parse(source: Source, findings: list[Finding]) -> dict[str, Any] | None:
-    """Plain values; None, with a finding more, where pyhocon cannot read the text."""
-    if source.readable is None:
-        return None
+    Raises:
+        ConfigError: pyhocon cannot read it.
+    """
     whitespace = pyparsing.ParserElement.DEFAULT_WHITE_CHARS
     try:
-        tree = ConfigFactory.parse_string(source.readable)
-    except Exception as error:  # on a bad text pyhocon also raises what it does not mean to
-        findings.append(_unreadable(error, source))
-        return None
+        tree = ConfigFactory.parse_string("\n".join(source.lines))
+        if not isinstance(tree, ConfigTree):
+            raise ConfigException("contains a list; write one key = value per line")
+        return _plain(tree, "", index)
+    except pyparsing.ParseBaseException as error:
+        number = min(error.lineno, len(source.lines))
+        message = f"cannot read '{source.lines[number - 1].strip()}'; write one key = value per line, strings in quotes"
+    except Exception as error:  # for malformed text pyhocon also raises errors of other types
+        message = str(error).split("\n")[0] if isinstance(error, ConfigException) else f"cannot be read: {error!r}"
+        numbers = re.findall(r"line: ?(\d+)", message)
+        number = int(numbers[0]) if numbers else 0
+        message = re.sub(r":? \(line: ?\d+, col: ?\d+\)", "", message)
     finally:
-        # pyhocon changes it for the whole process, and after an error leaves it so.
+        # pyhocon changes it for the entire process, and does not restore it after an error.
         pyparsing.ParserElement.set_default_whitespace_chars(whitespace)
-    if not isinstance(tree, ConfigTree):
-        findings.append(Finding(source.file, 0, "", "holds a list; write one key = value a line"))
-        return None
-    return _plain_block(tree, "", source, findings)
+    origin = source.origins[number - 1] if number else Origin(source.name)
+    raise ConfigError(_format([Finding(origin, "", message)]))
 
 
-def _unreadable(error: Exception, source: Source) -> Finding:
-    if isinstance(error, pyparsing.ParseBaseException):
-        origin = source.origins[min(error.lineno, len(source.origins)) - 1]
-        line = source.text.split("\n")[error.lineno - 1].strip()
-        message = f"cannot read '{line}'; write one key = value a line, strings in quotes"
-        return Finding(*origin, "", message)
-    text = str(error) if isinstance(error, ConfigException) else f"cannot be read: {error!r}"
-    place = re.search(r"line: ?(\d+)", text)
-    origin = source.origins[int(place[1]) - 1] if place else Origin(source.file, 0)
-    return Finding(*origin, "", re.sub(r":? \(line: ?\d+, col: ?\d+\)", "", text.split("\n")[0]))
-
-
-def _plain_block(tree: Mapping[str, Any], prefix: str, source: Source, findings: list[Finding]) -> dict[str, Any]:
-    plain = {}
-    for key, value in tree.items():
-        name = key.strip('"')
-        plain[name] = _plain(value, prefix + name, source, findings)
-    return plain
-
-
-def _plain(value: Any, key: str, source: Source, findings: list[Finding]) -> Any:
-    """``value`` in Python's own types; pyhocon's stay in this module."""
+def _plain(value: Any, key: str, index: Index) -> Any:
+    """``value`` without pyhocon's types; what it took for a number or a boolean in a string's field is text again."""
     if isinstance(value, Mapping):
-        return _plain_block(value, f"{key}.", source, findings)
+        names = {name: name.strip('"') for name in value}
+        return {names[name]: _plain(value[name], f"{key}.{names[name]}".lstrip("."), index) for name in value}
     if isinstance(value, list):
-        return [_plain(item, key, source, findings) for item in value]
-    if value is not None and not isinstance(value, bool | int | float | str):
-        findings.append(_located(Problem(key, "reads as a duration; put it in quotes"), source))
-        return ""
-    return value
+        return [_plain(item, "", index) for item in value]
+    f = _GRID_FIELDS.get(key) or field_of(key)
+    is_number = isinstance(value, int | float) and f is not None and f.type is str
+    return (index[key].text or value) if is_number and key in index else value
 
 
-def _latest_win(values: dict[str, Any], given: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """``values`` without what a key given later, or on the command line, says otherwise."""
-    order = {key: place for place, key in enumerate(keys)}
-    for released, ours in RENAMED.items():
-        if released in values and ours in values:
-            del values[min(released, ours, key=lambda key: order.get(key, -1))]
-    for name in STAGE_NAMES:
-        if isinstance(values.get(name), dict):
-            for key in given:
-                if key in STAGE_KEYS and f"{name}.{key}" not in given:
-                    _remove(values[name], key)
-    if "alpha" in given and "search.alpha" not in given:
-        for block in (values, *(values[name] for name in STAGE_NAMES if isinstance(values.get(name), dict))):
-            _remove(block, "search.alpha")
-    return values
+def _enclosing(key: str, index: Index) -> str:
+    """``key`` if it is in the index, otherwise the innermost block around it, or nothing."""
+    while key and key not in index:
+        key = key.rpartition(".")[0]
+    return key
 
 
-def _put(block: dict[str, Any], names: Sequence[str], value: Any) -> None:
-    """Set a key of the block, or of blocks in it."""
-    for name in names[:-1]:
-        block = block.setdefault(name, {})
-    block[names[-1]] = value
+def _located(problem: Problem, index: Index, file: str) -> Finding:
+    """The problem with the line of its key; without a line if the key is missing."""
+    names = (problem.key, *(released for released, ours in RENAMED.items() if ours == problem.key))
+    key = next((name for name in reversed(index) if name in names), problem.key)
+    entry = index.get(key if problem.message.startswith("missing") else _enclosing(key, index))
+    return Finding(entry.origin if entry else Origin(file), key, problem.message)
 
 
-def _remove(block: dict[str, Any], key: str) -> None:
-    """Take a key out, be it one of a block in the block."""
-    name, _, rest = key.partition(".")
-    if not rest:
-        block.pop(name, None)
-    elif isinstance(block.get(name), dict):
-        block[name].pop(rest, None)
-
-
-def _settle(values: dict[str, Any], given: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """``values`` of one run of a grid, with what the command line says over them."""
-    settled = deepcopy(values)
-    for key, value in given.items():
-        names = key.split(".")
-        if key in FIELDS or names[0] in STAGE_NAMES:
-            _put(settled, names, value)
-    return _latest_win(settled, given, keys)
-
-
-def _is_missing(problem: Problem) -> bool:
-    return problem.message.startswith("missing")
-
-
-def _located(problem: Problem, source: Source) -> Finding:
-    """The problem with the place of its key; of the nearest block around it, if the file does not set the key."""
-    names = [problem.key, *(released for released, ours in RENAMED.items() if ours == problem.key)]
-    key = next((name for name in names if name in source.keys), problem.key)
-    origin = source.keys.get(key)
-    if origin is None and not _is_missing(problem):
-        origin = source.keys.get(key.rpartition(".")[0])
-    return Finding(*(origin or Origin(source.file, 0)), key, problem.message)
-
-
-def _lines(findings: Iterable[Finding]) -> list[str]:
-    """One line for each place and key, in the order of the files."""
-    lines: dict[tuple[str, str], str] = {}
-    for file, line, key, message in sorted(findings, key=lambda finding: finding[:2]):
-        place = f"{file}:{line}" if line else file
-        lines.setdefault((place, key or message), f"{place}: {key}: {message}" if key else f"{place}: {message}")
+def _format(findings: Iterable[Finding]) -> list[str]:
+    """One line for each origin and key, sorted by file and line."""
+    lines: dict[tuple[Origin, str], str] = {}
+    for origin, key, message in sorted(findings, key=lambda finding: finding.origin):
+        position = f"{origin.file}:{origin.line}" if origin.line else origin.file
+        lines.setdefault((origin, key or message), f"{position}: {key}: {message}" if key else f"{position}: {message}")
     return list(lines.values())
+
+
+def _tokens(text: str) -> list[Token]:
+    """The tokens of ``text`` without comments and spaces; line ends are tokens."""
+    return [token for token in _TOKEN.finditer(text) if token.lastgroup not in ("space", "comment")]
+
+
+def _is_include(token: Token) -> bool:
+    """Whether pyhocon could take the token for the keyword ``include``."""
+    return token.lastgroup == "word" and bool(_INCLUDE.match(token[0]))
+
+
+def _shown(path: Path) -> str:
+    """``path`` relative to the working directory, if it is inside it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+class _RefusedError(Exception):
+    """A file is not read; the text says why."""
+
+
+class _Source:
+    """The lines of a config, includes expanded, where each line is from, and the mistakes found so far."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self.lines: list[str] = []
+        self.origins: list[Origin] = []
+        self.findings: list[Finding] = []
+
+    def add_line(self, line: str, origin: Origin) -> None:
+        self.lines.append(line)
+        self.origins.append(origin)
+
+    def read_file(self, path: Path, including: tuple[Path, ...] = ()) -> None:
+        """Add the lines of a file; each file of ``including`` includes the next one, the last includes this one."""
+        try:
+            if path.is_dir():
+                example = next((f", for example {other.name}" for other in sorted(path.glob("*.hocon"))), "")
+                raise _RefusedError(f"is a folder; name a file in it{example}")
+            if not path.is_file():
+                raise _RefusedError("no such file")
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise _RefusedError(f"cannot be read: {error.strerror}") from None
+        self.size += len(content)
+        if self.size > MAX_BYTES:
+            raise ConfigError(f"{self.name}: larger than {MAX_BYTES} bytes with its includes")
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise _RefusedError(f"line {line} is not UTF-8; save the file as UTF-8") from None
+        self.add_text(text, _shown(path), (*including, path))
+
+    def add_text(self, text: str, name: str, including: tuple[Path, ...] = ()) -> None:
+        """Add the lines of ``text``; an include alone on its line, outside all braces, is replaced by its file."""
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lines = text.split("\n")
+        includes: dict[int, str] = {}
+        number, depth = 1, 0
+        for token in _tokens(text):
+            match = _INCLUDE_LINE.fullmatch(lines[number - 1]) if depth == 0 and _is_include(token) else None
+            if match:
+                includes[number] = match[1]
+            depth += (token[0] in ("{", "[")) - (token[0] in ("}", "]"))
+            number += token[0].count("\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                if number in includes:
+                    self.read_file(self._target(includes[number], including), including)
+                else:
+                    self.add_line(line, Origin(name, number))
+            except _RefusedError as refused:
+                self.findings.append(Finding(Origin(name, number), "", f'include "{includes[number]}": {refused}'))
+
+    def _target(self, name: str, including: tuple[Path, ...]) -> Path:
+        """The file that ``include "name"`` means in the last file of ``including``."""
+        if not including:
+            raise _RefusedError("only a file can include others")
+        if not name or PureWindowsPath(name).anchor or re.search(r"^[A-Za-z][\w+.-]+:|[*?\[\0]", name):
+            raise _RefusedError("write the path of one file relative to this one; URLs and patterns are not read")
+        root = next((folder for folder in including[0].parents if folder.name == TREE), including[0].parent)
+        try:
+            target = (including[-1].parent / name).resolve()
+        except (OSError, RuntimeError) as error:
+            raise _RefusedError(str(error)) from None
+        if not target.is_relative_to(root):
+            raise _RefusedError(f"is outside the folder {_shown(root)}; copy it there")
+        if target in including:
+            raise _RefusedError("the files include each other in a circle; remove one include")
+        if len(including) > MAX_INCLUDES:
+            raise _RefusedError(f"more than {MAX_INCLUDES} includes inside each other")
+        return target
+
+
+class _StopError(Exception):
+    """What follows in the text cannot be interpreted."""
+
+
+class _Scanner:
+    """Finds the line of each key, and what pyhocon would misread or report without a file."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.text = "\n".join(source.lines)
+        self.line_starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        self.tokens = _tokens(self.text)
+        self.at = 0
+        self.index: Index = {}
+        self.scalars: set[str] = set()  # keys whose values are neither blocks nor references, which could be blocks
+        self.first_lines: dict[tuple[str, str], int] = {}  # key, file -> line
+        self.references: list[tuple[str, Token, bool]] = []  # key, token, whether the key was set before
+
+    def scan(self) -> Index:
+        """The index of the text; mistakes are added to the source's findings."""
+        with contextlib.suppress(_StopError):
+            self._block("", None, 0)
+            for key, token, was_set in self.references:  # pyhocon would look in the environment, or ignore them
+                name = token["name"]
+                is_circular = key.startswith(f"{name}.") or (key == name and not was_set)
+                if is_circular or name not in self.index:
+                    unset = f"{name} is not set {'before this line' if is_circular else 'in this config'}"
+                    self._report(
+                        token, key, f"{token[0]}: {unset}; environment variables are not read, write the value"
+                    )
+        return self.index
+
+    def _report(self, token: Token, key: str, message: str) -> None:
+        self.source.findings.append(Finding(self._origin(token), key, message))
+
+    def _stop(self, token: Token, message: str) -> NoReturn:
+        self._report(token, "", message)
+        raise _StopError
+
+    def _origin(self, token: Token) -> Origin:
+        return self.source.origins[bisect_right(self.line_starts, token.start()) - 1]
+
+    def _peek(self) -> tuple[str, str]:
+        """Text and kind of the next token; empty at the end."""
+        if self.at == len(self.tokens):
+            return "", ""
+        return self.tokens[self.at][0], self.tokens[self.at].lastgroup or ""
+
+    def _next(self) -> Token:
+        token = self.tokens[self.at]
+        if token[0] == '"':
+            self._stop(token, "this quote is not closed on its line")
+        if _is_include(token):  # the correct ones have been expanded: pyhocon must not see any
+            self._stop(token, 'write include "relative/path.hocon", alone on its line and outside all braces')
+        self.at += 1
+        return token
+
+    def _block(self, prefix: str, opening: Token | None, depth: int) -> None:
+        """Statements up to the closing brace, or of the entire text."""
+        while self._peek()[0]:
+            first = last = self._next()
+            if first[0] == "}" and opening:
+                return
+            if first[0] in ("\n", ","):
+                continue
+            if first[0] == "{":
+                self._stop(first, "no key before this '{'; remove the braces around the config")
+            if first.lastgroup not in ("word", "string"):
+                self._stop(first, f"'{first[0]}' where a key is expected")
+            while self._peek()[1] in ("word", "string"):
+                last = self._next()
+            name = self.text[first.start() : last.end()].replace('"', "")
+            sign = self._next()[0] if self._peek()[0] in ("=", ":", "+=") else ""
+            value = self._value(prefix + name, depth, "{[" if sign else "{")
+            if not sign and not value:
+                before, _, after = name.partition(" ")
+                self._report(first, prefix + name, f"no '=' after the key; write {before} = {after.strip() or 'value'}")
+                continue
+            if sign == "+=":
+                self._report(first, prefix + name, "'+=' is not supported; write the complete value after '='")
+            if not value:
+                fix = f'{name} = "" for none, or a path in quotes' if "path" in name else "a value, or no line"
+                self._report(first, prefix + name, f"nothing after '{sign}'; write {fix}")
+            self._assign(prefix + name, first, value)
+        if opening:
+            self._stop(opening, "this '{' is never closed")
+
+    def _value(self, key: str, depth: int, brackets: str) -> list[Token]:
+        """The tokens of a value; of a block or list in it the first bracket. Only a block if ``brackets`` is ``{``."""
+        ahead = self.at
+        while ahead < len(self.tokens) - 1 and self.tokens[ahead][0] == "\n":
+            ahead += 1
+        if ahead < len(self.tokens) and self.tokens[ahead][0] in brackets:
+            self.at = ahead
+        elif brackets == "{":
+            return []
+        value: list[Token] = []
+        was_set = key in self.index
+        while self._peek()[0] not in ("\n", ",", "}", "]", ""):
+            token = self._next()
+            is_start = not value or value[-1][0] != ":" or value[-1].end() < token.start()  # a:5d is one word
+            value.append(token)
+            if token[0] in ("{", "["):
+                if depth == MAX_DEPTH:
+                    self._stop(token, f"nested deeper than {MAX_DEPTH} brackets")
+                if token[0] == "[":
+                    self._list(key, token, depth + 1)
+                else:
+                    self._block(f"{key}.", token, depth + 1)
+                if brackets == "{":
+                    break
+            elif token.lastgroup == "substitution":
+                self.references.append((key, token, was_set))
+            elif token.lastgroup == "other" or token[0] in ("=", "+="):
+                self._report(token, key, f"'{token[0]}' outside quotes; put the value in quotes")
+            elif token.lastgroup == "word" and is_start and (match := _DURATION.match(self.text, token.start())):
+                self._report(token, key, f"{match[0]} reads as a duration; put the value in quotes")
+        return value
+
+    def _list(self, key: str, opening: Token, depth: int) -> None:
+        while self._peek()[0] not in ("}", ""):
+            if self._peek()[0] not in ("\n", ",", "]"):
+                self._value(key, depth, "{[")
+            elif self._next()[0] == "]":
+                return
+        self._stop(opening, "this '[' is never closed")
+
+    def _assign(self, key: str, first: Token, value: Sequence[Token]) -> None:
+        """Enter a key into the index."""
+        origin, names = self._origin(first), key.split(".")
+        if len(names) > MAX_NAMES:
+            self._stop(first, f"a key of more than {MAX_NAMES} names")
+        for parent in (".".join(names[:end]) for end in range(1, len(names))):
+            self.index.setdefault(parent, Entry(origin, ""))
+            if parent in self.scalars:
+                file, line = self.index[parent].origin
+                self._report(first, key, f"{parent} is a value, set in {file}:{line}; it cannot have keys")
+        self.index.pop(key, None)
+        is_word = len(value) == 1 and value[0].lastgroup == "word"
+        self.index[key] = Entry(origin, value[0][0] if is_word else "")
+        if any(token[0] == "{" for token in value):
+            return
+        earlier = self.first_lines.setdefault((key, origin.file), origin.line)
+        if earlier != origin.line:
+            self._report(first, key, f"set twice in this file (line {earlier} and {origin.line}); keep one")
+        if not any(token.lastgroup == "substitution" for token in value):
+            self.scalars.add(key)

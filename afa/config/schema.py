@@ -1,14 +1,14 @@
-"""The strict schema: plain values, as they stand in a config file, to frozen settings, or every problem found."""
+"""Plain values of a config file -> frozen ``Settings``, or every problem found."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from afa.config.settings import (
+    EXCLUSIVE,
     FIELDS,
     RELEASED_METHODS,
     RENAMED,
-    SEARCH,
     STAGE_KEYS,
     STAGE_NAMES,
     BackboneSettings,
@@ -17,45 +17,72 @@ from afa.config.settings import (
     RunSettings,
     Settings,
     StageSettings,
+    field_of,
 )
-from afa.config.values import Problem, check_values, missing_values, nearest
+from afa.config.values import Problem, Problems, check_paths, check_required, check_values, nearest
+from afa.fields import setting_fields
 from afa.method.catalogue import METHODS, RECIPES
 from afa.networks.backbones import BACKBONES, layers_of, row_of
 
+_STAGE_PREFIXES = tuple(f"{name}." for name in STAGE_NAMES)
+_BLOCKS = {*STAGE_NAMES, *(key.partition(".")[0] for key in FIELDS if "." in key)}
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with dotted keys, for example ``first_stage.lr``, instead of blocks; an empty block stays."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _BLOCKS and isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
 
 def build_settings(
-    values: Mapping[str, Any], check_files: Callable[[Mapping[str, Any]], list[Problem]] = lambda checked: []
-) -> tuple[Settings | None, list[Problem]]:
-    """Check plain values, as they stand in a config file, and freeze them.
+    values: Mapping[str, Any], problems: Problems, *, forced: Collection[str] = (), check_files: bool = False
+) -> Settings | None:
+    """Check values and freeze them.
 
     Args:
-        values: config key -> value; ``first_stage`` and ``second_stage`` hold mappings
-            of stage keys. Stage keys outside them are the default of every stage; a recipe
-            there stands for what it puts into them.
-        check_files: further problems of the values that are right by themselves.
+        values: config key -> value in the order in which they were set; keys in a block are nested or dotted. A
+            key in the block of a stage has precedence over the same key outside, which is the default of every stage.
+        problems: everything wrong is added to it.
+        forced: dotted keys from the command line; they have precedence over all others, stage blocks included.
+        check_files: whether the files and folders that the settings name must exist.
 
     Returns:
-        the settings, or None with every problem found.
+        the settings, or None if there are problems.
     """
-    values = {RENAMED.get(key, key): value for key, value in values.items()}
-    problems: list[Problem] = []
-    values = _expand_recipe(values, problems)
-    blocks = _stage_blocks(values, problems)
-    flat = _open_block(SEARCH, {key: value for key, value in values.items() if key not in STAGE_NAMES}, "", problems)
-    checked = _check_keys(flat, "", FIELDS, problems)
-    # A key that is given but wrong is in `flat` and not in `checked`; it has been named already.
-    problems += missing_values(flat, {key: f for key, (section, f) in FIELDS.items() if section is not StageSettings})
-    stages = []
-    for prefix, block in blocks.items():
-        own = _check_keys(block, prefix, STAGE_KEYS, problems)
-        shared = {key: value for key, value in checked.items() if key in STAGE_KEYS}
-        stages.append(_complete_stage(prefix, {**flat, **block}, {**shared, **own}, problems))
-    problems += _check_backbone(checked)
-    if checked.get("mode") == "eval" and not flat.get("pre_trained_path"):
-        problems.append(Problem("pre_trained_path", "missing: the checkpoint to evaluate"))
-    problems += check_files(checked)
-    if problems:
-        return None, problems
+    flat: dict[str, Any] = {}
+    for key, value in flatten(values).items():
+        flat.pop(RENAMED.get(key, key), None)  # of a key and its released name the later one applies
+        if key in forced or not (key.startswith(_STAGE_PREFIXES) and key.partition(".")[2] in forced):
+            flat[RENAMED.get(key, key)] = value
+    flat = _expand_recipe(flat, problems)
+    checked: dict[str, Any] = {}
+    for prefix in ("", *_STAGE_PREFIXES):
+        checked |= _check_scope(flat, prefix, problems)
+    check_required(flat, {key: f for key, (section, f) in FIELDS.items() if section is not StageSettings}, problems)
+
+    blocks = [prefix for prefix in _STAGE_PREFIXES if any(f"{key}.".startswith(prefix) for key in flat)]
+    if blocks == [_STAGE_PREFIXES[1]]:
+        problems.add(STAGE_NAMES[1], f"there is no {STAGE_NAMES[0]} {{ ... }} before it")
+    if flat.get("mode") == "eval":
+        winners = {}
+        if not flat.get("pre_trained_path"):
+            problems.add("pre_trained_path", "missing: the checkpoint to evaluate")
+    else:
+        winners = {prefix: _winning_keys(flat, prefix, forced) for prefix in blocks or [""]}
+    stages = [_stage_values(prefix, keys, checked, problems) for prefix, keys in winners.items()]
+    _check_backbone(checked, [stage.get("reg_type") for stage in stages], problems)
+    if check_files:
+        problems.found += check_dataset(checked.get("target_data_dir"), checked.get("target_dataset"))
+        used = {*FIELDS.keys() - set(STAGE_KEYS), *(key for keys in winners.values() for key in keys.values())}
+        paths = {key: value for key, value in checked.items() if key in used}
+        check_paths(paths, field_of, checked.get("outpath", "runs"), problems)
+    if problems.found:
+        return None
     if not checked.get("image_size"):
         checked["image_size"] = row_of(checked["base_model_name"]).image_size
     return Settings(
@@ -64,120 +91,122 @@ def build_settings(
         stages=tuple(_freeze(StageSettings, stage) for stage in stages),
         run=_freeze(RunSettings, checked),
         compute=_freeze(ComputeSettings, checked),
-    ), []
+    )
 
 
-def _expand_recipe(values: Mapping[str, Any], problems: list[Problem]) -> Mapping[str, Any]:
-    """``values`` with the stages that a recipe's name stands for in the name's place."""
-    name = values.get("reg_type")
-    if not isinstance(name, str) or name not in RECIPES:
-        return values
-    expanded = {key: value for key, value in values.items() if key != "reg_type"}
-    for stage, own in zip(STAGE_NAMES, RECIPES[name], strict=True):
-        block = values.get(stage, {})
-        if not isinstance(block, Mapping):
-            continue
-        for key in own:
-            if key in block and RELEASED_METHODS.get(str(block[key]), block[key]) != own[key]:
-                problems.append(Problem(f"{stage}.{key}", f"reg_type = {name} makes it {own[key]}; leave it out"))
-        expanded[stage] = {**block, **own}
+def check_dataset(root: str | None, dataset: str | None) -> list[Problem]:
+    """Whether the folder of the data sets exists and contains the data set; None: not known, not checked."""
+    if root is None:
+        return []
+    if not Path(root).is_dir():
+        expected = "it must contain <target_dataset>/train/<class>/*.jpg and /test/"
+        return [Problem("target_data_dir", f"no such folder: {root}; {expected}")]
+    if dataset is None or (Path(root) / dataset).is_dir():
+        return []
+    known = sorted(path.name for path in Path(root).iterdir() if path.is_dir())
+    listed = ", ".join(known[:10]) or "no folder"
+    return [Problem("target_dataset", f"no folder {dataset} in {root}{nearest(dataset, known)} (found: {listed})")]
+
+
+def _expand_recipe(flat: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """``flat`` with the stages that a recipe stands for instead of its name."""
+    recipe = flat.get("reg_type")
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        return flat
+    expanded = {key: value for key, value in flat.items() if key != "reg_type"}
+    for prefix, stage in zip(_STAGE_PREFIXES, RECIPES[recipe], strict=True):
+        for key, value in stage.items():
+            old = expanded.get(prefix + key, value)
+            if RELEASED_METHODS.get(str(old), old) != value:
+                problems.add(prefix + key, f"reg_type = {recipe} sets it to {str(value).lower()}; remove it")
+            expanded[prefix + key] = value
     return expanded
 
 
-def _stage_blocks(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Mapping[str, Any]]:
-    """Prefix of its keys in messages -> what each stage's block holds; none for an evaluation."""
-    blocks = {}
-    for name in (name for name in STAGE_NAMES if name in values):
-        block = values[name]
-        if not isinstance(block, Mapping):
-            problems.append(Problem(name, f"expected a block of stage settings {{ ... }}, got {block!r}"))
-            block = {}
-        blocks[f"{name}."] = _open_block(SEARCH, block, f"{name}.", problems)
-    if list(blocks) == [f"{STAGE_NAMES[1]}."]:
-        problems.append(Problem(STAGE_NAMES[1], f"there is no {STAGE_NAMES[0]} {{ ... }} before it"))
-    if values.get("mode") == "eval":
-        return {}
-    return blocks or {"": {}}
-
-
-def _open_block(name: str, values: Mapping[str, Any], prefix: str, problems: list[Problem]) -> Mapping[str, Any]:
-    """``values`` with ``name.key`` in the place of the block ``name { key }``."""
-    if name not in values:
-        return values
-    block = values[name]
-    if not isinstance(block, Mapping):
-        problems.append(Problem(prefix + name, f"expected a block {{ ... }}, got {block!r}"))
-        block = {}
-    rest = {key: value for key, value in values.items() if key != name}
-    return {**rest, **{f"{name}.{key}": value for key, value in block.items()}}
-
-
-def _freeze(section: type, checked: Mapping[str, Any]) -> Any:
-    present = {f.name: checked[f.metadata["key"]] for f in fields(section) if f.metadata["key"] in checked}
-    return section(**present)
-
-
-def _check_keys(
-    values: Mapping[str, Any], prefix: str, allowed: Iterable[str], problems: list[Problem]
-) -> dict[str, Any]:
-    """The values that are right, under their keys; what is wrong goes to ``problems``."""
-    names = [*allowed, *(() if prefix else (*STAGE_NAMES, *RENAMED))]
+def _check_scope(flat: Mapping[str, Any], prefix: str, problems: Problems) -> dict[str, Any]:
+    """Dotted key -> value in its field's type; of the keys outside the stage blocks, or of those in one."""
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in flat.items()
+        if prefix == next((stage for stage in _STAGE_PREFIXES if key.startswith(stage)), "")
+    }
+    known = {key: FIELDS[key][1] for key in (STAGE_KEYS if prefix else FIELDS)}
 
     def unknown(key: str) -> str:
-        return "is no setting of a stage; put it outside" if key in FIELDS else f"unknown key{nearest(key, names)}"
+        if key in _BLOCKS:
+            return f"expected a block {{ ... }}, got {own[key]!r}"
+        if key in FIELDS:
+            return "is not a setting of a stage; set it outside the stage blocks"
+        return f"unknown key{nearest(key, [*known, *(() if prefix else (*STAGE_NAMES, *RENAMED))])}"
 
-    checked, found = check_values(values, {key: FIELDS[key][1] for key in allowed}, prefix, unknown=unknown)
-    problems += found
-    return checked
+    own = {key: value for key, value in own.items() if key not in _BLOCKS or value != {}}
+    correct = check_values(own, known, problems.at(prefix), unknown=unknown)
+    return {prefix + key: value for key, value in correct.items()}
 
 
-def _complete_stage(
-    prefix: str, given: Mapping[str, Any], checked: dict[str, Any], problems: list[Problem]
+def _winning_keys(flat: Mapping[str, Any], prefix: str, forced: Collection[str]) -> dict[str, str]:
+    """Key of a stage -> the dotted key that sets it; without those that an exclusive key replaces."""
+    candidates = [key for key in flat if key.removeprefix(prefix) in STAGE_KEYS]
+    candidates.sort(key=lambda key: (key in forced, bool(prefix) and key.startswith(prefix)))  # stable: later wins
+    winners: dict[str, str] = {}
+    for key in candidates:
+        winners.pop(key.removeprefix(prefix), None)
+        winners[key.removeprefix(prefix)] = key
+    names = list(winners)
+    for first, second in EXCLUSIVE:
+        if first in winners and second in winners and names.index(first) > names.index(second):
+            del winners[second]
+    return winners
+
+
+def _stage_values(
+    prefix: str, winners: Mapping[str, str], checked: Mapping[str, Any], problems: Problems
 ) -> dict[str, Any]:
-    """A stage's values with what depends on its method filled in."""
-    if "reg_type" not in checked:
-        if "reg_type" not in given:
-            known = ", ".join([*METHODS, *([] if prefix else RECIPES)])
-            problems.append(Problem(f"{prefix}reg_type", f"missing: the method, one of {known}"))
-        return checked
-    if checked["reg_type"] in RECIPES:
-        problems.append(Problem(f"{prefix}reg_type", f"{checked['reg_type']} has stages of its own; put it outside"))
-        return checked
-    method = METHODS[checked["reg_type"]]
-    if method.needs_alpha and "alpha" not in given and not checked.get("search.alpha"):
-        problems.append(
-            Problem(
-                f"{prefix}alpha",
-                f"missing: {method.label} needs it (published for ResNet-101: 0.1 for AST, 0.15 for ACT)",
+    """Values of one stage, with the defaults of its method."""
+    values = {key: checked[winner] for key, winner in winners.items() if winner in checked}
+    problems = problems.at(prefix)
+    name = values.get("reg_type")
+    if name is None:
+        if "reg_type" not in winners:
+            problems.add(
+                "reg_type", f"missing: the method, one of {', '.join([*METHODS, *(() if prefix else RECIPES)])}"
             )
-        )
+        return values
+    if name in RECIPES:
+        problems.add("reg_type", f"{name} consists of two stages; set it outside the stage blocks")
+        return values
+    method = METHODS[name]
     if not method.needs_alpha:
-        checked.pop("search.alpha", None)
-    defaults = {key: value for key, value in method.defaults.items() if key != "epochs" or "max_iter" not in checked}
-    return {**defaults, **checked}
+        values.pop("search.alpha", None)
+    elif "alpha" not in winners and not values.get("search.alpha"):
+        published = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
+        problems.add("alpha", f"missing: {method.label} needs it ({published})")
+    replaced = {second for first, second in EXCLUSIVE if first in winners}
+    return {**{key: value for key, value in method.defaults.items() if key not in replaced}, **values}
 
 
-def _check_backbone(checked: Mapping[str, Any]) -> list[Problem]:
-    problems = []
-    name = checked.get("base_model_name")
-    if name is not None and name not in BACKBONES and not isinstance(checked.get("aligned_layers") or 0, tuple):
+def _check_backbone(checked: Mapping[str, Any], methods: Collection[str | None], problems: Problems) -> None:
+    name, layers = checked.get("base_model_name"), checked.get("aligned_layers", ())
+    reads_maps = any(method not in METHODS or METHODS[method].reads_maps for method in methods)
+    if name is not None and name not in BACKBONES and (isinstance(layers, int) or (reads_maps and not layers)):
         known = ", ".join(BACKBONES)
         hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {known})"
-        more = "any other torchvision classification network needs aligned_layers = [...]"
-        problems.append(Problem("base_model_name", f"{hint}; {more}"))
-    if name in BACKBONES and isinstance(checked.get("aligned_layers"), int):
+        problems.add("base_model_name", f"{hint}; any other torchvision network needs aligned_layers = [...]")
+    if name in BACKBONES and isinstance(layers, int):
         try:
-            layers_of(name, checked["aligned_layers"])
+            layers_of(name, layers)
         except ValueError as error:
-            problems.append(Problem("aligned_layers", f"{name}: {error}; give names, or 4, 8 or 12 for a ResNet"))
+            problems.add("aligned_layers", f"{name}: {error}; set names, or 4, 8 or 12 for a ResNet")
     if checked.get("base_task") == "places365":
         if name not in (None, "resnet50"):
-            problems.append(Problem("base_task", "places365 weights exist for resnet50 only"))
+            problems.add("base_task", "places365 weights exist for resnet50 only")
         elif not checked.get("source_weights"):
-            problems.append(
-                Problem(
-                    "source_weights",
-                    "missing: places365 needs the file resnet50_places365.pth.tar (places2.csail.mit.edu)",
-                )
-            )
-    return problems
+            needed = "places365 needs the file resnet50_places365.pth.tar (places2.csail.mit.edu)"
+            problems.add("source_weights", f"missing: {needed}")
+
+
+def _freeze(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    present = {f.name: values[prefix + key] for key, f in setting_fields(section).items() if prefix + key in values}
+    if section is StageSettings and (own := METHODS[values["reg_type"]].settings):
+        present["method_settings"] = _freeze(own, values, f"{values['reg_type']}.")
+    return section(**present)

@@ -1,15 +1,16 @@
-"""Settings: one frozen dataclass a subject, every field typed, bounded and with its reason.
+"""Settings: one frozen dataclass per subject; every field has a type, bounds and a reason.
 
-Each field carries its key in the config file. The released code's keys keep their
-names and meaning there (SPEC section 4), also where they read oddly: its ``beta`` is
-the paper's gamma, its ``gamma`` the learning-rate factor. This file is the only one
-that knows them; the rest of the program uses the field names.
+Each field carries its key in the config file. Keys of the released code keep their names
+and meaning, also where these are confusing: its ``beta`` is the paper's gamma, its
+``gamma`` the factor of the learning rate. Only this file knows them; the rest of the
+program uses the field names.
 """
 
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass
+from pathlib import Path
 from typing import Any
 
-from afa.config.setting import setting
+from afa.fields import setting, setting_fields
 from afa.method.catalogue import METHODS, RECIPES
 
 RELEASED_METHODS = {
@@ -34,43 +35,41 @@ RELEASED_LOSSES = {
 class DataSettings:
     """The images: ``<root>/<dataset>/{train,test}/<class>/*``."""
 
-    dataset: str = setting("target_dataset", "folder of the target data set, under target_data_dir")
-    root: str = setting("target_data_dir", "folder that holds the data sets", changes_result=False)
+    dataset: str = setting("target_dataset", "folder of the target data set in target_data_dir")
+    root: str = setting("target_data_dir", "folder that contains the data sets", changes_result=False)
     augmentation: str = setting(
         "data_aug",
-        "default: square resize, flip, random crop; improved: short side, flip, random crop, ten test crops",
+        "default: resize to a square, random crop, flip; improved: resize the short side, random crop, flip, "
+        "ten-crop test",
         default="default",
         choices=("default", "improved"),
     )
     image_size: int = setting(
-        "image_size", "side of the network's square input in pixels; 0: the backbone's own", default=0, low=0, high=2048
+        "image_size", "side of the square network input in pixels; 0: the network's own", default=0, low=0, high=2048
     )
-    batch_size: int = setting("batch_size", "images a step", default=64, low=1)
+    batch_size: int = setting("batch_size", "images per training step", default=64, low=1)
     validation_fraction: float = setting(
         "validation_fraction",
-        "part of the training images held out, a class at a time, to choose epochs and alpha on; 0: none",
+        "fraction of training images held out to select on; 0: none",
         default=0.0,
         low=0.0,
         high=0.9,
     )
     bad_images: str = setting(
         "bad_images",
-        "error: stop and name them; skip: go on without, counted",
+        "unreadable images; error: stop and list them; skip: ignore and count them",
         default="error",
         choices=("error", "skip"),
     )
     cache: str = setting(
         "cache",
-        "decoded and resized pixels: kept in memory; on the disk, for all runs; none: decode at each use",
+        "where decoded and resized images are kept: memory; disk, shared by all runs; none: decode at each use",
         default="memory",
         choices=("memory", "disk", "none"),
         changes_result=False,
     )
     cache_dir: str = setting(
-        "cache_dir",
-        "folder of cache = disk; may be removed at any time",
-        default="~/.cache/afa/images",
-        changes_result=False,
+        "cache_dir", "folder of cache = disk; safe to delete", default="~/.cache/afa/images", changes_result=False
     )
     num_workers: int = setting(
         "num_workers", "processes that decode images", default=4, low=0, high=256, changes_result=False
@@ -79,20 +78,24 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """The network, and the source weights that it starts from."""
+    """The network and its source weights."""
 
     name: str = setting("base_model_name", "torchvision's name of the network")
     task: str = setting(
-        "base_task", "what the source was trained on", default="imagenet", choices=("imagenet", "places365")
+        "base_task",
+        "data set of the source weights: imagenet or places365",
+        default="imagenet",
+        choices=("imagenet", "places365"),
     )
     source_weights: str = setting(
         "source_weights",
-        "file of source weights; empty: torchvision's IMAGENET1K_V1 (released key: pretrain_path)",
+        "file of source weights; empty: torchvision's IMAGENET1K_V1; old name: pretrain_path",
         default="",
+        names="file",
     )
     aligned_layers: tuple[str, ...] | int = setting(
         "aligned_layers",
-        "module names whose outputs are compared, or 4, 8, 12: so many, spread evenly; empty: the paper's four",
+        "names of the modules whose outputs are aligned; 4, 8 or 12: that many, evenly spaced; empty: the paper's four",
         default=(),
         low=4,
         high=12,
@@ -101,67 +104,69 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class StageSettings:
-    """One stage of training; in a two-stage run its keys may stand in ``first_stage { }`` and ``second_stage { }``."""
+    """One training stage; with two stages its keys may be set in ``first_stage { }`` and ``second_stage { }``."""
 
     method: str = setting(
         "reg_type",
-        "method, or outside the stages' blocks a recipe of two stages",
+        "method; outside the stage blocks, also a recipe",
         choices=(*METHODS, *RECIPES),
         aliases=RELEASED_METHODS,
     )
-    alpha: float = setting("alpha", "weight of what the method adds to the loss", default=0.0, low=0.0)
+    alpha: float = setting("alpha", "weight of the method's terms in the loss", default=0.0, low=0.0)
     search_alpha: tuple[float, ...] = setting(
-        "search.alpha",
-        "values of alpha to try on held-out images; the best is then trained with on all of them",
-        default=(),
-        low=0.0,
+        "search.alpha", "values of alpha to try on held-out images; training uses the best", default=(), low=0.0
     )
-    head_penalty: float = setting("beta", "weight of 1/2 ||head||^2, the paper's gamma", default=0.01, low=0.0)
-    learning_rate: float = setting("lr", "one rate for backbone, head and attention", default=0.01, low=0.0)
-    max_iter: int = setting("max_iter", "steps; turned into whole epochs", default=4500, low=1)
+    head_penalty: float = setting(
+        "beta", "weight of half the squared L2 norm of the head; the paper's gamma", default=0.01, low=0.0
+    )
+    learning_rate: float = setting("lr", "learning rate of backbone, head and attention", default=0.01, low=0.0)
+    max_iter: int = setting("max_iter", "number of steps, rounded to complete epochs", default=4500, low=1)
     epochs: int = setting(
-        "epochs",
-        "whole epochs; 0: by max_iter; where neither is given: 10 for L2-FE",
-        default=0,
-        low=0,
-        high=1_000_000,
+        "epochs", "number of epochs; 0: use max_iter; 10 for L2-FE if neither is set", default=0, low=0, high=1_000_000
     )
     schedule: str = setting(
         "lr_scheduler",
-        "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0; explr: one factor every 6 epochs, exponentially; "
-        "where not given: explr for L2-FE",
+        "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0; explr: exponential, one factor per 6 epochs; "
+        "explr for L2-FE if not set",
         default="steplr",
         choices=("steplr", "coslr", "explr"),
     )
-    decay_factor: float = setting("gamma", "steplr's and explr's factor", default=0.1, low=0.0, high=1.0)
-    momentum: float = setting("momentum", "SGD's", default=0.9, low=0.0, high=1.0)
+    decay_factor: float = setting("gamma", "factor of steplr and explr", default=0.1, low=0.0, high=1.0)
+    momentum: float = setting("momentum", "momentum of SGD", default=0.9, low=0.0, high=1.0)
     weight_decay: float = setting(
-        "weight_decay", "SGD's; where not given: 1e-4 for plain L2 and L2-FE, else 0", default=0.0, low=0.0
+        "weight_decay", "weight decay of SGD; 1e-4 for L2 and L2-FE if not set", default=0.0, low=0.0
     )
     classification: str = setting(
         "loss_type",
-        "classification loss",
+        "classification loss: cross_entropy, label_smoothing or kd_regularization",
         default="cross_entropy",
         choices=RELEASED_LOSSES.values(),
         aliases=RELEASED_LOSSES,
     )
-    grad_clip: float = setting("grad_clip", "largest L2 norm of the gradient; 0: any", default=0.0, low=0.0)
-    seed: int = setting("seed", "repeat k uses seed + k - 1", default=1, low=0, high=2**31)
+    grad_clip: float = setting("grad_clip", "maximum L2 norm of the gradient; 0: no clipping", default=0.0, low=0.0)
+    seed: int = setting("seed", "random seed; repeat k uses seed + k - 1", default=1, low=0, high=2**31)
     channel_weight_path: str = setting(
         "channel_weight_path",
-        "JSON of the channel weights of DELTA and act_fixed, one list a layer; empty: computed first",
+        "JSON file with the channel weights of DELTA and act_fixed, one list per layer; empty: compute them first",
         default="",
+        names="file",
     )
     attention_path: str = setting(
         "attention_path",
-        "AST run or checkpoint whose mean attention ast_fixed keeps; empty: one is trained first",
+        "AST run or checkpoint whose mean attention ast_fixed uses; empty: trained first",
         default="",
+        names="checkpoint",
     )
     keep_source: bool = setting(
-        "keep_source",
-        "true: the frozen source is the pre-trained network also where the stage starts from another (Table 10)",
-        default=False,
+        "keep_source", "true: the source stays the pre-trained network in every stage (Table 10)", default=False
     )
+    method_settings: Any = None
+    """The method's own settings, ``<method>.<key>``: an instance of ``METHODS[method].settings``."""
+
+    def __post_init__(self) -> None:
+        own = METHODS[self.method].settings
+        if not isinstance(self.method_settings, own or type(None)):
+            object.__setattr__(self, "method_settings", own and own())
 
     @property
     def label(self) -> str:
@@ -171,87 +176,80 @@ class StageSettings:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How the training step is computed: what changes its speed and its rounding, not its meaning."""
+    """How a training step is computed: affects speed and rounding, not the definition of the result."""
 
     channels_last: bool = setting(
         "channels_last",
-        "true: maps lie in memory with the channels of a position side by side, a third faster on a CPU; "
-        "false: a map after the other, batch statistics exact to 3e-7, not 2e-5",
+        "true: channels_last, a third faster on a CPU; false: batch statistics exact to 3e-7, not 2e-5",
         default=True,
     )
     precision: str = setting(
         "precision",
-        "of a training step's networks; fp32: as published; tf32, bf16: CUDA 8.0 up, bf16 also CPUs with "
-        "avx512_bf16 or amx_bf16; fp16: CUDA",
+        "precision of the networks in a training step; fp32: as published; tf32, bf16: CUDA capability 8.0 or higher, "
+        "bf16 also CPUs with avx512_bf16 or amx_bf16; fp16: CUDA",
         default="fp32",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
-    compile: bool = setting("compile", "true: torch.compile of the target; minutes at the start", default=False)
+    compile: bool = setting(
+        "compile", "true: use torch.compile for the target network; takes minutes at the start", default=False
+    )
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is done, on what, and where it is written."""
+    """What is run and where its results are written."""
 
-    mode: str = setting("mode", "train, or eval a checkpoint", default="train", choices=("train", "eval"))
-    outpath: str = setting("outpath", "folder that holds the runs", default="runs", changes_result=False)
+    mode: str = setting("mode", "train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
+    outpath: str = setting("outpath", "folder that contains the runs", default="runs", changes_result=False)
     exp_id: str = setting(
         "exp_id",
-        "name of the run's folder; empty: <base_model_name>_<target_dataset>_<method>",
+        "name of the run; empty: <base_model_name>_<target_dataset>_<method>",
         default="",
         changes_result=False,
     )
     pre_trained_path: str = setting(
         "pre_trained_path",
-        "checkpoint to start from or to evaluate: a file, a run's folder, or the name of a run under outpath",
+        "checkpoint to start from or to evaluate: a file, a run's folder, or the name of a run in outpath",
         default="",
+        names="checkpoint",
     )
-    repeat: int = setting("repeat", "how many seeds, one after the other", default=1, low=1, high=1000)
+    repeat: int = setting("repeat", "number of seeds, trained one after another", default=1, low=1, high=1000)
     search_repeat: int = setting(
-        "search.repeat", "how many seeds each value is tried with", default=1, low=1, high=1000
+        "search.repeat", "number of seeds for each value of search.alpha", default=1, low=1, high=1000
     )
-    gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0", changes_result=False)
+    gpu_id: str = setting("gpu_id", "index of the CUDA GPU, or cpu", default="0", changes_result=False)
     sync_bn: bool = setting(
-        "sync_bn", "under torchrun: batch-norm over the images of all processes, as one process has it", default=False
+        "sync_bn", "under torchrun: batch-norm statistics over the images of all processes", default=False
     )
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
     )
     quiet: bool = setting(
-        "quiet",
-        "nothing on the terminal but errors; all of it is in experiment.log",
-        default=False,
-        changes_result=False,
+        "quiet", "print only errors; experiment.log contains everything", default=False, changes_result=False
     )
     test_every: int = setting(
-        "test_every",
-        "epochs between two scorings of the test or held-out images; the last epoch is always scored",
-        default=1,
-        low=1,
+        "test_every", "epochs between two evaluations; the last epoch is always evaluated", default=1, low=1
     )
     checkpoint_every: str = setting(
         "checkpoint_every",
-        "beside every epoch's end, when last.pth is written: <n> steps or <n> minutes",
+        "how often last.pth is written within an epoch: <n> steps or <n> minutes; always at its end",
         default="10 minutes",
         pattern=r"[1-9]\d* (steps|minutes)",
         changes_result=False,
     )
     overwrite: bool = setting(
-        "overwrite", "start anew, in place of a run of the same name", default=False, changes_result=False
+        "overwrite", "move a run of the same name aside and start again", default=False, changes_result=False
     )
     dry_run: bool = setting(
-        "dry_run",
-        "check everything, take a step of each stage, say how long and how large; keep nothing",
-        default=False,
-        changes_result=False,
+        "dry_run", "check everything, time a few steps of each stage; keep nothing", default=False, changes_result=False
     )
-    report: bool = setting("report", "write report.html when the run is done", default=True, changes_result=False)
-    resume: bool = setting("resume", "go on with an unfinished run", default=True, changes_result=False)
+    report: bool = setting("report", "write report.html at the end", default=True, changes_result=False)
+    resume: bool = setting("resume", "resume an unfinished run", default=True, changes_result=False)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on; ``stages`` in the order in which they are trained."""
+    """Everything a run depends on; ``stages`` in training order, empty for an evaluation."""
 
     data: DataSettings
     backbone: BackboneSettings
@@ -261,28 +259,65 @@ class Settings:
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder under ``outpath``."""
+        """Name of the run's folder in ``outpath``."""
         if self.run.exp_id:
             return self.run.exp_id
         labels = ["eval"] if self.run.mode == "eval" else [stage.label for stage in self.stages]
         return "_".join([self.backbone.name, self.data.dataset, *labels])
 
+    @property
+    def run_path(self) -> Path:
+        """The run's folder."""
+        return Path(self.run.outpath, self.run_name)
 
-SECTIONS: tuple[type, ...] = (DataSettings, BackboneSettings, StageSettings, ComputeSettings, RunSettings)
+    @property
+    def is_searched(self) -> bool:
+        """Whether alpha of a stage is chosen by a search."""
+        return any(stage.search_alpha for stage in self.stages)
+
+
 STAGE_NAMES = ("first_stage", "second_stage")
+_SECTIONS: tuple[tuple[str, type], ...] = (
+    *(("", section) for section in (DataSettings, BackboneSettings, StageSettings)),
+    *((f"{name}.", method.settings) for name, method in METHODS.items() if method.settings),
+    *(("", section) for section in (ComputeSettings, RunSettings)),
+)
 FIELDS: dict[str, tuple[type, Field]] = {
-    f.metadata["key"]: (section, f) for section in SECTIONS for f in fields(section)
+    prefix + key: (section, f) for prefix, section in _SECTIONS for key, f in setting_fields(section).items()
 }
-STAGE_KEYS = tuple(key for key, (section, _) in FIELDS.items() if section is StageSettings)
-SEARCH = "search"
-"""Block that holds the keys ``search.*``."""
+"""Config key -> dataclass and field; keys of a method's own settings start with the method's name."""
+STAGE_KEYS = tuple(
+    k for k, (section, _) in FIELDS.items() if section is StageSettings or k.partition(".")[0] in METHODS
+)
+EXCLUSIVE = (("alpha", "search.alpha"), ("max_iter", "epochs"))
+"""Pairs of keys that exclude each other: the second one applies, unless the first is set with higher precedence."""
 RENAMED = {"pretrain_path": "source_weights"}
-"""Released key -> the key that says the same here."""
+"""Released key -> our key of the same meaning."""
+
+
+def field_of(key: str) -> Field | None:
+    """The field that a dotted key sets, outside or inside blocks, for example ``grid.define.methods.AFA.lr``."""
+    while key and key not in FIELDS:
+        key = key.partition(".")[2]
+    return FIELDS[key][1] if key else None
+
+
+def section_values(section: Any, *, results_only: bool = False) -> dict[str, Any]:
+    """Config key -> value of one of the dataclasses above; of a stage also those of its method's own settings."""
+    values = {
+        key: getattr(section, f.name)
+        for key, f in setting_fields(type(section)).items()
+        if f.metadata["changes_result"] or not results_only
+    }
+    if isinstance(section, StageSettings) and section.method_settings:
+        own = section_values(section.method_settings, results_only=results_only)
+        values |= {f"{section.method}.{key}": value for key, value in own.items()}
+    return values
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """What changes a run's result between two settings, for example ``alpha: 0.1, now 0.2``."""
-    before, after = _what_changes_results(old), _what_changes_results(new)
+    """Settings that change a run's result and differ, for example ``alpha: 0.1, now 0.2``."""
+    before, after = _result_values(old), _result_values(new)
     return [
         f"{key}: {before.get(key, 'none')}, now {after.get(key, 'none')}"
         for key in before | after
@@ -290,14 +325,11 @@ def differences(old: Settings, new: Settings) -> list[str]:
     ]
 
 
-def _what_changes_results(settings: Settings) -> dict[str, Any]:
-    shared = (settings.data, settings.backbone, settings.compute, settings.run)
-    parts: list[tuple[str, Any]] = [("", part) for part in shared]
+def _result_values(settings: Settings) -> dict[str, Any]:
     prefixes = [f"{name}." for name in STAGE_NAMES] if len(settings.stages) > 1 else [""]
-    parts += zip(prefixes, settings.stages, strict=False)
+    sections = [("", section) for section in (settings.data, settings.backbone, settings.compute, settings.run)]
     return {
-        prefix + f.metadata["key"]: getattr(part, f.name)
-        for prefix, part in parts
-        for f in fields(part)
-        if f.metadata["changes_result"]
+        prefix + key: value
+        for prefix, section in (*sections, *zip(prefixes, settings.stages, strict=False))
+        for key, value in section_values(section, results_only=True).items()
     }

@@ -1,169 +1,159 @@
-"""What the command line does without a config file: a task each, its settings a small frozen dataclass.
+"""Tasks: what the command line does without a config file. Each has a small frozen dataclass of settings.
 
-The fields carry the same metadata as those of ``settings.py`` and go through the same
-checks. A task is a row of ``TASKS``; what it needs beyond its settings, torch for one,
-is imported when it runs.
+A task is a row of ``TASKS``. What it needs in addition, torch for example, is imported when it runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afa.config.layout import find_checkpoint, matching
-from afa.config.setting import setting
-from afa.config.values import Problem
-from afa.data.catalogue import PUBLISHED
+from afa.config.values import (
+    ASSIGNMENT,
+    Problems,
+    check_paths,
+    check_required,
+    check_values,
+    nearest,
+    parse_assignments,
+)
+from afa.data.published import PUBLISHED
 from afa.errors import ConfigError
+from afa.fields import setting, setting_fields
+from afa.results.run_folder import matching
 
 FROM_FOLDER = "from_folder"
-_OF_ONE = {
+_DATA_SETS_OF = {
     "images_per_class": ("caltech_256",),
     "test_fraction": (FROM_FOLDER,),
     "seed": (FROM_FOLDER,),
     "target_dataset": (FROM_FOLDER,),
     "download": tuple(PUBLISHED),
 }
-"""Keys of ``prepare`` that only some of its data sets know."""
-_CHECKPOINT = "checkpoint: a file, a run's folder, or the name of a run under outpath"
-_OUTPATH = "folder that holds the runs, where pre_trained_path names one"
-_BACKBONE = "torchvision's name of the network; only for a released checkpoint, which does not say it"
-_CLASSES = "text file, one class name a line; only for a released checkpoint, whose classes are numbered without it"
+"""Key of ``prepare`` -> the data sets that have it, if not all do."""
+_CHECKPOINT = "checkpoint: a file, a run's folder, or the name of a run in outpath"
+_OUTPATH = "folder that contains the runs, if pre_trained_path names one"
+_BACKBONE = "torchvision's name of the network; only for released checkpoints, which do not contain it"
+_CLASSES = "text file, one class name per line; only for released checkpoints, whose classes are numbered without it"
+_GPU = "index of the CUDA GPU, or cpu"
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """``mode=predict``: the likeliest classes of images."""
+    """``mode=predict``: the most likely classes of images."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT)
+    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
     input: str = setting("input", "an image, a folder of images, or a pattern in quotes, for example 'photos/*.jpg'")
     output: str = setting("output", "folder for predictions.csv and predictions.json", default="predictions")
     base_model_name: str = setting("base_model_name", _BACKBONE, default="")
-    classes_file: str = setting("classes_file", _CLASSES, default="")
-    batch_size: int = setting("batch_size", "images decoded and classified at a time", default=64, low=1)
+    classes_file: str = setting("classes_file", _CLASSES, default="", names="file")
+    batch_size: int = setting("batch_size", "images that are decoded and classified at a time", default=64, low=1)
     outpath: str = setting("outpath", _OUTPATH, default="runs")
-    gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0")
+    gpu_id: str = setting("gpu_id", _GPU, default="0")
 
 
 @dataclass(frozen=True)
 class ExportSettings:
     """``mode=export``: a trained network as a file for other programs."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT)
-    format: str = setting("format", "of the file", choices=("onnx", "torch_export", "safetensors"))
-    output: str = setting("output", "folder for the network, model.json and its card README.md", default="exported")
+    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
+    format: str = setting(
+        "format",
+        "format of the file: onnx, torch_export or safetensors",
+        choices=("onnx", "torch_export", "safetensors"),
+    )
+    output: str = setting(
+        "output", "folder for the network, model.json and the model card README.md", default="exported"
+    )
     base_model_name: str = setting("base_model_name", _BACKBONE, default="")
-    classes_file: str = setting("classes_file", _CLASSES, default="")
+    classes_file: str = setting("classes_file", _CLASSES, default="", names="file")
     outpath: str = setting("outpath", _OUTPATH, default="runs")
 
 
 @dataclass(frozen=True)
 class VisualizeSettings:
-    """``mode=visualize``: pictures of what a trained stage looks at and gets wrong."""
+    """``mode=visualize``: images of the attention, activations and errors of a trained stage."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT)
+    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
     compare: tuple[str, ...] = setting(
-        "compare", 'further checkpoints, whose activations are shown beside it: \'["run_l2", "run_delta"]\'', default=()
+        "compare",
+        'more checkpoints whose activations are shown next to it, for example \'["run_l2", "run_delta"]\'',
+        default=(),
+        names="checkpoint",
     )
     input: str = setting("input", "images, as in mode=predict; empty: test images of its data set", default="")
-    images: int = setting("images", "how many of them are shown", default=4, low=1, high=64)
+    images: int = setting("images", "number of images to show", default=4, low=1, high=64)
     output: str = setting("output", "folder for the PNG files and for tensorboard/", default="visualized")
     base_model_name: str = setting("base_model_name", _BACKBONE, default="")
     outpath: str = setting("outpath", _OUTPATH, default="runs")
-    gpu_id: str = setting("gpu_id", "CUDA card; cpu: none", default="0")
+    gpu_id: str = setting("gpu_id", _GPU, default="0")
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """``prepare=<data set>``: the owner's archives, or a folder of pictures, into training and test images."""
+    """``prepare=<data set>``: a published data set, or a folder of images, into training and test images."""
 
     prepare: str = setting("prepare", "data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
     archive: str = setting("archive", "folder of the owner's files, or one of them; from_folder: the folder of classes")
-    target_data_dir: str = setting("target_data_dir", "folder that holds the data sets")
+    target_data_dir: str = setting("target_data_dir", "folder that contains the data sets")
     target_dataset: str = setting(
         "target_dataset",
-        "from_folder: name of the data set; empty: the folder's",
+        "from_folder: name of the data set; empty: the folder's name",
         default="",
         pattern=r"(?!\.)[^/\\]*",
     )
     images_per_class: int = setting(
-        "images_per_class", "caltech_256: training images a class, 10 to 60 in the paper", default=30, low=1, high=60
+        "images_per_class", "caltech_256: training images per class, 10 to 60 in the paper", default=30, low=1, high=60
     )
     test_fraction: float = setting(
-        "test_fraction", "from_folder: part of each class that is for the test", default=0.2, low=0.01, high=0.9
+        "test_fraction", "from_folder: fraction of each class used as test images", default=0.2, low=0.01, high=0.9
     )
-    seed: int = setting("seed", "from_folder: of the choice of test images", default=1, low=0, high=2**31)
-    download: bool = setting("download", "fetch files that are not in archive from their owners", default=False)
+    seed: int = setting("seed", "from_folder: random seed of the choice of test images", default=1, low=0, high=2**31)
+    download: bool = setting("download", "download files that are missing in archive from their owners", default=False)
 
 
 class Task(NamedTuple):
-    """One thing to do.
+    """A task of the command line.
 
     Attributes:
         settings: the dataclass of its settings.
-        function: ``module:name`` of what is called with them.
-        check: further problems of the values that are right by themselves; keys may be missing.
-        example, summary: the command's words and a line, for ``--help``.
+        function: ``module:name`` of the function that is called with them.
+        check: cross-field checks, of the values that passed their own; keys may be missing.
+        example, summary: a command and what it does, for ``--help``.
     """
 
     settings: type
     function: str
-    check: Callable[[Mapping[str, Any]], list[Problem]]
+    check: Callable[[Mapping[str, Any], Problems], None]
     example: str
     summary: str
 
-    def run(self, settings: Any) -> None:
-        """Do it."""
+    def load(self) -> Callable[[Any], None]:
+        """Import the function."""
         module, _, name = self.function.partition(":")
-        getattr(import_module(module), name)(settings)
+        return getattr(import_module(module), name)
 
 
-def check_checkpoint(checked: Mapping[str, Any]) -> list[Problem]:
-    """Whether the files that name a network are there."""
-    problems = []
-    if checked.get("pre_trained_path"):
-        try:
-            find_checkpoint(checked["pre_trained_path"], checked.get("outpath", "runs"))
-        except ConfigError as error:
-            problems.append(Problem("pre_trained_path", str(error)))
-    if checked.get("classes_file") and not Path(checked["classes_file"]).is_file():
-        problems.append(Problem("classes_file", f"no such file: {checked['classes_file']}"))
-    return problems
+def _check_input(checked: Mapping[str, Any], problems: Problems) -> None:
+    if checked.get("input") and not matching(checked["input"]):
+        problems.add("input", f"no such image or folder, and no file matches it as a pattern: {checked['input']}")
 
 
-def _check_predict(checked: Mapping[str, Any]) -> list[Problem]:
-    problems = check_checkpoint(checked)
-    wanted = checked.get("input")
-    if wanted and not matching(wanted):
-        problems.append(Problem("input", f"no such image or folder, and a pattern that nothing matches: {wanted}"))
-    return problems
-
-
-def _check_visualize(checked: Mapping[str, Any]) -> list[Problem]:
-    problems = _check_predict(checked)
-    for name in checked.get("compare", ()):
-        problems += [
-            problem._replace(key="compare") for problem in check_checkpoint({**checked, "pre_trained_path": name})
-        ]
-    return problems
-
-
-def _check_prepare(checked: Mapping[str, Any]) -> list[Problem]:
-    dataset, problems = checked.get("prepare"), []
-    for key, known in _OF_ONE.items():
+def _check_prepare(checked: Mapping[str, Any], problems: Problems) -> None:
+    dataset = checked.get("prepare")
+    for key, known in _DATA_SETS_OF.items():
         if dataset and key in checked and dataset not in known:
-            problems.append(Problem(key, f"is no setting of prepare={dataset} (of: {', '.join(known)})"))
+            problems.add(key, f"is not a setting of prepare={dataset} (only of: {', '.join(known)})")
     archive = checked.get("archive")
     if archive and not Path(archive).exists() and not checked.get("download"):
-        problems.append(Problem("archive", f"no such file or folder: {archive}"))
-    return problems
+        problems.add("archive", f"no such file or folder: {archive}")
 
 
 TASKS: dict[str, Task] = {
     "prepare": Task(
         PrepareSettings,
-        "afa.prepare.command:prepare",
+        "afa.preparation.preparing:prepare",
         _check_prepare,
         "prepare=stanford_dogs archive=/downloads target_data_dir=/data",
         f"a published data set ({', '.join(PUBLISHED)}), or with {FROM_FOLDER}\n"
@@ -171,24 +161,69 @@ TASKS: dict[str, Task] = {
     ),
     "predict": Task(
         PredictSettings,
-        "afa.inference.predict:predict_files",
-        _check_predict,
+        "afa.inference.predictions:predict_files",
+        _check_input,
         "mode=predict pre_trained_path=best.pth input=photo.jpg",
-        "the five likeliest classes of an image, a folder or a pattern; also as CSV and JSON",
+        "the five most likely classes of an image, a folder or a pattern; also as CSV and JSON",
     ),
     "export": Task(
         ExportSettings,
-        "afa.inference.export:export",
-        check_checkpoint,
+        "afa.inference.exporters:export",
+        _check_input,
         "mode=export pre_trained_path=best.pth format=onnx",
         "the network as ONNX, torch.export or safetensors, with a model card",
     ),
     "visualize": Task(
         VisualizeSettings,
-        "afa.report.visualize:visualize",
-        _check_visualize,
+        "afa.report.visualization:visualize",
+        _check_input,
         "mode=visualize pre_trained_path=runs/demo",
         "PNG files of a checkpoint: attention, activations, confusions, curves",
     ),
 }
 """Value of ``mode`` -> the task; ``prepare`` is chosen by the key of that name."""
+
+
+def is_setting(argument: str) -> bool:
+    """Whether an argument is ``key=value``, not the name of a file."""
+    return ASSIGNMENT.fullmatch(argument) is not None
+
+
+def task_name(arguments: Sequence[str]) -> str:
+    """The task that the arguments select; empty if they select none."""
+    chosen = {match[1]: match[2] for match in map(ASSIGNMENT.fullmatch, arguments) if match}
+    return chosen.get("mode", "prepare" if "prepare" in chosen else "")
+
+
+def load_task(arguments: Sequence[str]) -> tuple[Task, Any]:
+    """The task and its settings.
+
+    Raises:
+        ConfigError: every problem on its own line: key, what would be right.
+    """
+    name = task_name(arguments)
+    if name not in TASKS:
+        choices = ", ".join("prepare=<data set>" if task == "prepare" else f"mode={task}" for task in TASKS)
+        if name in ("train", "eval"):
+            message = f"mode={name} needs a CONFIG as the first argument, for example hocon_config/demo/afa.hocon"
+        elif name:
+            message = f"mode: unknown value '{name}'{nearest(name, TASKS)} (known without a CONFIG: {choices})"
+        else:
+            message = f"nothing to do; name a CONFIG first, or use one of {choices}"
+        raise ConfigError(f"command line: {message}")
+    task, problems = TASKS[name], Problems()
+    known = setting_fields(task.settings)
+    values = parse_assignments(arguments, known.get, problems)
+    values.pop("mode", None)
+    checked = check_values(
+        values,
+        known,
+        problems,
+        unknown=lambda key: f"unknown key of {name}{nearest(key, known)} (known: {', '.join(known)})",
+    )
+    check_required(values, known, problems)
+    check_paths(checked, known.get, checked.get("outpath", "runs"), problems)
+    task.check(checked, problems)
+    if problems.found:
+        raise ConfigError([f"command line: {key}: {message}" for key, message in problems.found])
+    return task, task.settings(**{known[key].name: value for key, value in checked.items()})

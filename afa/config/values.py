@@ -1,121 +1,181 @@
-"""One value against its field's type and bounds, and what to say where it is wrong."""
+"""Values of settings: from ``key=value``, and checked against their field's type and bounds."""
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
-_EXAMPLES = {float: "a number, for example 0.01", int: "a whole number", str: "a string", bool: "true or false"}
+from afa.errors import ConfigError
+from afa.results.run_folder import find_checkpoint
+
+ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.ASCII | re.DOTALL)
+_EXAMPLES = {float: "a number, for example 0.01", int: "an integer", str: "a string", bool: "true or false"}
 
 
 class Problem(NamedTuple):
-    """What is wrong with one key, for example ``first_stage.lr``, and what would be right."""
+    """What is wrong with a key, for example ``first_stage.lr``, and what would be right."""
 
     key: str
     message: str
 
 
+@dataclass
+class Problems:
+    """Collects problems; ``prefix`` is added to the keys."""
+
+    prefix: str = ""
+    found: list[Problem] = field(default_factory=list)
+
+    def at(self, prefix: str) -> "Problems":
+        """The same collection, for keys inside a block."""
+        return Problems(self.prefix + prefix, self.found)
+
+    def add(self, key: str, message: str) -> None:
+        self.found.append(Problem(self.prefix + key, message))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or nothing where no known name is near."""
+    """``"; did you mean 'x'?"``, or nothing if no known name is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-class Checked(NamedTuple):
-    """A value in its field's type and bounds."""
+def parse_assignments(
+    arguments: Iterable[str], field_of: Callable[[str], Field | None], problems: Problems
+) -> dict[str, Any]:
+    """Read ``key=value`` arguments of the command line.
 
-    value: Any
+    The value of a string's field is the text as it is, without the quotes of a JSON string. Any other value is
+    read as JSON if it is JSON.
+
+    Returns:
+        key -> value, in the order in which the keys were last set.
+    """
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        match = ASSIGNMENT.fullmatch(argument)
+        if not match:
+            problems.add(argument, "expected key=value, for example batch_size=32")
+            continue
+        key, text = match.groups()
+        known = field_of(key)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = text
+        if known is not None and known.type is str and not isinstance(value, str):
+            value = text
+        if value is None:
+            problems.add(key, f"null is not a value; {key}= sets an empty string")
+        elif isinstance(value, dict):
+            problems.add(key, f"a block cannot be set; set its keys one by one, {key}.key=value")
+        else:
+            values.pop(key, None)
+            values[key] = value
+    return values
 
 
-def check_value(f: Field, value: Any) -> Checked | Problem:
-    """``value`` in the type and bounds of a field made by ``setting``, or what is wrong with it, without its key."""
+def check_values(
+    values: Mapping[str, Any], known: Mapping[str, Field], problems: Problems, *, unknown: Callable[[str], str]
+) -> dict[str, Any]:
+    """The correct values in their fields' types; ``unknown`` gives the message for a key that is not ``known``."""
+    checked = {}
+    for key, value in values.items():
+        try:
+            if key not in known:
+                raise ValueError(unknown(key))
+            checked[key] = check_value(known[key], value)
+        except ValueError as error:
+            problems.add(key, str(error))
+    return checked
+
+
+def check_required(keys: Collection[str], known: Mapping[str, Field], problems: Problems) -> None:
+    """Add a problem for each field without a default whose key is not in ``keys``."""
+    for key, f in known.items():
+        if f.default is MISSING and key not in keys:
+            problems.add(key, f"missing: {f.metadata['reason']}")
+
+
+def check_paths(
+    values: Mapping[str, Any], field_of: Callable[[str], Field | None], outpath: str, problems: Problems
+) -> None:
+    """Check that the files and checkpoints that correct values name exist; ``outpath`` contains the runs."""
+    for key, value in values.items():
+        f = field_of(key)
+        kind = f.metadata["names"] if f else ""
+        for path in filter(None, [value] if isinstance(value, str) else value if kind else ()):
+            if kind == "file" and not Path(path).is_file():
+                problems.add(key, f"no such file: {path}")
+            if kind == "checkpoint":
+                try:
+                    find_checkpoint(path, outpath)
+                except ConfigError as error:
+                    problems.add(key, str(error))
+
+
+def check_value(f: Field, value: Any) -> Any:
+    """``value`` in the type of a field made by ``setting``.
+
+    Raises:
+        ValueError: it has another type or is out of bounds; the message says what would be right.
+    """
     wanted: Any = f.type
     bounds = f.metadata
     if isinstance(wanted, UnionType):  # a list of names, or their number
         wanted = int if type(value) is int else get_args(wanted)[0]
     if get_origin(wanted) is tuple:
         return _check_list(get_args(wanted)[0], bounds, value)
-    if wanted in (int, float) and isinstance(value, int) and abs(value) >= 2**63:  # no float may hold it
-        return Problem(
-            "", f"a number of {len(str(abs(value)))} digits is out of range: {_range(bounds['low'], bounds['high'])}"
-        )
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if wanted is str and isinstance(value, int) and not isinstance(value, bool) and f.name in ("gpu_id", "exp_id"):
+    if wanted is bool and value == "":  # the released configs leave `resume` empty
+        return f.default
+    if wanted is str and type(value) is int:
         value = str(value)
-    if wanted is bool and value == "":  # the released configs' way to leave `resume` out
-        return Checked(f.default)
+    if wanted in (int, float) and type(value) in (int, wanted):
+        return _check_number(wanted, bounds, value)
     if type(value) is not wanted:
-        return Problem("", f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
-    if wanted in (int, float) and not (math.isfinite(value) and bounds["low"] <= value <= bounds["high"]):
-        return Problem("", f"{value} is out of range: {_range(bounds['low'], bounds['high'])}")
+        raise ValueError(f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
     if bounds["pattern"] and not re.fullmatch(bounds["pattern"], value):
-        return Problem("", f"'{value}' is not right: {bounds['reason']}")
+        raise ValueError(f"'{value}' is not valid: {bounds['reason']}")
     if bounds["choices"]:
         value = bounds["aliases"].get(value, value)
         if value not in bounds["choices"]:
             known = [*bounds["choices"], *bounds["aliases"]]
-            return Problem("", f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
-    return Checked(value)
+            raise ValueError(f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
+    return value
 
 
-def check_values(
-    values: Mapping[str, Any], known: Mapping[str, Field], prefix: str, *, unknown: Callable[[str], str]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """The values that are right, under their keys, and what is wrong with the others.
-
-    ``known``: key -> its field; ``unknown``: what to say of a key that is none; ``prefix`` stands before keys there.
-    """
-    checked, problems = {}, []
-    for key, value in values.items():
-        outcome = check_value(known[key], value) if key in known else Problem("", unknown(key))
-        if isinstance(outcome, Problem):
-            problems.append(outcome._replace(key=prefix + key))
-        else:
-            checked[key] = outcome.value
-    return checked, problems
+def _check_number(wanted: type, bounds: Mapping[str, Any], value: Any) -> Any:
+    low, high = bounds["low"], bounds["high"]
+    is_huge = isinstance(value, int) and abs(value) >= 2**63  # possibly too large for a float
+    if is_huge or not (math.isfinite(value) and low <= value <= high):
+        shown = f"a number of {len(str(abs(value)))} digits" if is_huge else wanted(value)
+        expected = f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
+        raise ValueError(f"{shown} is out of range; expected {expected}")
+    return wanted(value)
 
 
-def missing_values(given: Collection[str], known: Mapping[str, Field], prefix: str = "") -> list[Problem]:
-    """A problem for each field without a default whose key is not given."""
-    return [
-        Problem(prefix + key, f"missing: {f.metadata['reason']}")
-        for key, f in known.items()
-        if f.default is MISSING and key not in given
-    ]
-
-
-def _check_list(item: type, bounds: Mapping[str, Any], value: Any) -> Checked | Problem:
-    """A list of strings, or of numbers in the field's bounds."""
-    if item is float and isinstance(value, list | tuple) and not any(isinstance(entry, bool) for entry in value):
-        value = [float(entry) if isinstance(entry, int) and abs(entry) < 2**63 else entry for entry in value]
-    if not isinstance(value, list | tuple) or not all(isinstance(entry, item) for entry in value):
+def _check_list(item: type, bounds: Mapping[str, Any], value: Any) -> Any:
+    types = (int, float) if item is float else (item,)
+    if not isinstance(value, list | tuple) or not all(type(entry) in types for entry in value):
         example = 'strings, for example ["layer1", "layer2"]' if item is str else "numbers, for example [0.01, 0.03]"
-        return Problem("", f"expected a list of {example}, got {value!r}")
-    for entry in value if item is float else ():
-        if not (math.isfinite(entry) and bounds["low"] <= entry <= bounds["high"]):
-            return Problem("", f"{entry} is out of range: {_range(bounds['low'], bounds['high'])}")
-    return Checked(tuple(value))
-
-
-def _range(low: float, high: float) -> str:
-    if math.isinf(high):
-        return f"at least {low:g} is right"
-    return f"{low:g} to {high:g} is right"
+        raise ValueError(f"expected a list of {example}, got {value!r}")
+    return tuple(_check_number(float, bounds, entry) if item is float else entry for entry in value)
 
 
 def _describe(value: Any, wanted: type) -> str:
-    """The value as the user wrote it, and where it can be guessed, what to write in its place."""
+    """The value as the user wrote it, and if it can be guessed, what to write instead."""
     if isinstance(value, str) and wanted in (int, float):
         try:
             number = wanted(float(value))
         except (ValueError, OverflowError):
             return f"the string '{value}'"
-        same = math.isfinite(number) and number == float(value)
-        return f"the string '{value}'" + (f"; write {number!r}" if same else "")
+        is_same = math.isfinite(number) and number == float(value)
+        return f"the string '{value}'" + (f"; write {number!r}" if is_same else "")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):

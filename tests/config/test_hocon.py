@@ -1,4 +1,4 @@
-"""Config files as users write them: what is read, what is refused, and with which words."""
+"""Config files as users write them: what is read, and which messages refuse the rest."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 import pyparsing
 import pytest
 
-from afa.config.hocon import format_settings, load_settings
+from afa.config.hocon import format_settings, load_settings, parse_settings
 from afa.config.settings import Settings
 from afa.errors import ConfigError
 
@@ -17,12 +17,13 @@ BASE = 'target_dataset = "CUB"\ntarget_data_dir = "data"\nbase_model_name = "res
 TWO_STAGES = (
     "first_stage { reg_type = ast, alpha = 0.1, lr = 0.5 }\nsecond_stage { reg_type = act, alpha = 0.15, lr = 0.4 }\n"
 )
+NO_URL = "write the path of one file relative to this one; URLs and patterns are not read"
 NO_INCLUDE = 'write include "relative/path.hocon", alone on its line and outside all braces'
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, which is also where the user stands."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,7 +47,7 @@ def refused(path: str | Path, *overrides: str) -> list[str]:
 
 
 def problems(text: str, *overrides: str) -> list[str]:
-    """What is said about ``text``, which begins in line 6 of the file."""
+    """The messages about ``text``, which starts on line 6 of the file."""
     return refused(write(BASE + text), *overrides)
 
 
@@ -55,11 +56,11 @@ def problems(text: str, *overrides: str) -> list[str]:
     [
         (
             "pre_trained_path =\nlr = 0.1",
-            "6: pre_trained_path: nothing behind '='; write pre_trained_path = \"\" for none, or a path in quotes",
+            "6: pre_trained_path: nothing after '='; write pre_trained_path = \"\" for none, or a path in quotes",
         ),
-        ("lr = # later", "6: lr: nothing behind '='; write a value, or no line"),
-        ("lr += 0.1", "6: lr: '+=' is not read; write the whole value behind '='"),
-        ("\nlr 0.1\nmomentum = 0.9", "7: lr 0.1: no '=' behind the key; write lr = 0.1"),
+        ("lr = # later", "6: lr: nothing after '='; write a value, or no line"),
+        ("lr += 0.1", "6: lr: '+=' is not supported; write the complete value after '='"),
+        ("\nlr 0.1\nmomentum = 0.9", "7: lr 0.1: no '=' after the key; write lr = 0.1"),
         ("batch_size = 5d", "6: batch_size: 5d reads as a duration; put the value in quotes"),
         ("seed = 10 s # note", "6: seed: 10 s reads as a duration; put the value in quotes"),
         ("exp_id = resnet 1d", "6: exp_id: 1d reads as a duration; put the value in quotes"),
@@ -70,30 +71,32 @@ def problems(text: str, *overrides: str) -> list[str]:
         ("exp_id = a=b", "6: exp_id: '=' outside quotes; put the value in quotes"),
         ("exp_id = C:\\new", "6: exp_id: '\\' outside quotes; put the value in quotes"),
         ("lr = 0.1\n\nlr = 0.2", "8: lr: set twice in this file (line 6 and 8); keep one"),
-        ("lr = 0.1\nlr.x = 0.2", "7: lr.x: lr is a value, set in c.hocon:6; it holds no keys"),
+        ("lr = 0.1\nlr.x = 0.2", "7: lr.x: lr is a value, set in c.hocon:6; it cannot have keys"),
         ('exp_id = "a\nlr = 0.1', "6: this quote is not closed on its line"),
         ("first_stage {\n lr = 0.1\n", "6: this '{' is never closed"),
         ("aligned_layers = [a, b\n", "6: this '[' is never closed"),
-        ("lr = 0.1\n}", "7: '}' stands where a key is expected"),
+        ("lr = 0.1\n}", "7: '}' where a key is expected"),
         ("a {" * 9 + "}" * 9, "6: nested deeper than 8 brackets"),
         ("aligned_layers = " + "[" * 2000 + "]" * 2000, "6: nested deeper than 8 brackets"),
-        ("日本 = 1", "6: cannot read '日本 = 1'; write one key = value a line, strings in quotes"),
+        ("日本 = 1", "6: cannot read '日本 = 1'; write one key = value per line, strings in quotes"),
         ("alpha2 = ${lr2}\nlr2 = ${alpha2}", "6: Cannot resolve ${lr2}, ${alpha2}. Check for cycles."),
         ("trian.lr = 5", "6: trian: unknown key"),
         ('"lr.x" = 5', "6: lr.x: unknown key; did you mean 'lr'?"),
         ("lr = null", "6: lr: expected a number, for example 0.01, got nothing"),
         ("lr = 1.e-3", "6: lr: expected a number, for example 0.01, got the string '1.e-3'; write 0.001"),
         ("lr = inf", "6: lr: expected a number, for example 0.01, got the string 'inf'"),
-        ("lr = 1e400", "6: lr: inf is out of range: at least 0 is right"),
-        ("max_iter = inf", "6: max_iter: expected a whole number, got the string 'inf'"),
-        ("max_iter = 2.7", "6: max_iter: expected a whole number, got float 2.7"),
-        ("max_iter = true", "6: max_iter: expected a whole number, got true"),
-        ("max_iter = 1_000", "6: max_iter: expected a whole number, got the string '1_000'; write 1000"),
+        ("lr = 1e400", "6: lr: inf is out of range; expected at least 0"),
+        ("max_iter = inf", "6: max_iter: expected an integer, got the string 'inf'"),
+        ("max_iter = 2.7", "6: max_iter: expected an integer, got float 2.7"),
+        ("max_iter = true", "6: max_iter: expected an integer, got true"),
+        ("max_iter = 1_000", "6: max_iter: expected an integer, got the string '1_000'; write 1000"),
         ("resume = yes", "6: resume: expected true or false, got str yes"),
-        ("pretrain_path = 3", '6: pretrain_path: expected a string, got the number 3; write "3" in quotes'),
+        ("pretrain_path = null", "6: pretrain_path: expected a string, got nothing"),
+        ("lr = [1, {a = 2}]", "6: lr: expected a number, for example 0.01, got list [1, {'a': 2}]"),
+        (f"first_stage {{\n{'first_stage.' * 2000}lr = 1 }}", "7: a key of more than 32 names"),
     ],
 )
-def test_a_slip_is_named_with_its_line_and_its_mend(text: str, line: str) -> None:
+def test_a_mistake_is_named_with_its_line_and_its_fix(text: str, line: str) -> None:
     assert problems(text) == [f"c.hocon:{line}"]
 
 
@@ -103,9 +106,7 @@ def test_a_slip_is_named_with_its_line_and_its_mend(text: str, line: str) -> Non
 def test_the_environment_is_not_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTILE", "secret")
     write("exp_id = lost\n", "base.hocon")
-    advice = (
-        "HOSTILE is not set in this config; environment variables are not read, pass HOSTILE=value on the command line"
-    )
+    advice = "HOSTILE is not set in this config; environment variables are not read, write the value"
     assert advice in "".join(problems(text))
 
 
@@ -114,36 +115,34 @@ def test_nor_for_a_key_made_from_itself(monkeypatch: pytest.MonkeyPatch) -> None
     assert "exp_id is not set before this line" in problems('exp_id = ${exp_id}"x"')[0]
 
 
-def test_the_words_of_other_values_stay_strings() -> None:
+def test_what_only_looks_like_a_duration_stays_a_string() -> None:
     settings = load('exp_id = "5d" // note\noutpath = http://x:5d/a#b\npre_trained_path = """3 days"""\n')
     assert (settings.run.exp_id, settings.run.outpath) == ("5d", "http://x:5d/a")
     assert settings.run.pre_trained_path == "3 days"
 
 
-def test_all_problems_come_at_once_also_through_an_include() -> None:
+def test_all_syntax_errors_come_at_once_and_then_all_others_also_through_an_include() -> None:
     write("lr = fast\nseed =\n", "shared/base.hocon")
-    path = write('include "shared/base.hocon"\n' + BASE + "pre_trained_path =\nmax_iter = 2.7\nbatch_sise = 3\n")
-    assert refused(path, "momentum=2", "momentum.x", "alpha=null") == [
-        "c.hocon:7: pre_trained_path: nothing behind '='; write pre_trained_path = \"\" for none, or a path in quotes",
-        "c.hocon:8: max_iter: expected a whole number, got float 2.7",
-        "c.hocon:9: batch_sise: unknown key; did you mean 'batch_size'?",
-        "command line: momentum.x: expected key=value, for example lr=0.01",
-        "command line: alpha: null is no value; alpha= gives an empty string",
-        "command line: momentum: 2.0 is out of range: 0 to 1 is right",
-        "shared/base.hocon:1: lr: expected a number, for example 0.01, got the string 'fast'",
-        "shared/base.hocon:2: seed: nothing behind '='; write a value, or no line",
+    text = 'include "shared/base.hocon"\n' + BASE + "pre_trained_path =\nmax_iter = 2.7\nbatch_sise = 3\n"
+    assert refused(write(text), "momentum=2", "momentum.x", "alpha=null") == [
+        "c.hocon:7: pre_trained_path: nothing after '='; write pre_trained_path = \"\" for none, or a path in quotes",
+        "command line: momentum.x: expected key=value, for example batch_size=32",
+        "command line: alpha: null is not a value; alpha= sets an empty string",
+        "shared/base.hocon:2: seed: nothing after '='; write a value, or no line",
     ]
-
-
-def test_the_block_behind_an_unknown_substitution_is_still_checked() -> None:
-    lines = problems("first_stage {}\nsecond_stage = ${nope} {\n lr = x\n}")
-    assert [line.partition(" ")[0] for line in lines] == ["c.hocon:7:", "c.hocon:8:"]
+    write("lr = fast\nseed = 1\n", "shared/base.hocon")
+    assert refused(write(text.replace("path =", 'path = ""')), "momentum=2") == [
+        "c.hocon:8: max_iter: expected an integer, got float 2.7",
+        "c.hocon:9: batch_sise: unknown key; did you mean 'batch_size'?",
+        "command line: momentum: 2.0 is out of range; expected 0 to 1",
+        "shared/base.hocon:1: lr: expected a number, for example 0.01, got the string 'fast'",
+    ]
 
 
 def test_a_missing_key_is_named_without_a_line() -> None:
     lines = refused(write('target_dataset = "CUB"\nfirst_stage { reg_type = ast, lr = x }\n'))
     assert lines[:2] == [
-        "c.hocon: target_data_dir: missing: folder that holds the data sets",
+        "c.hocon: target_data_dir: missing: folder that contains the data sets",
         "c.hocon: base_model_name: missing: torchvision's name of the network",
     ]
     assert lines[2].startswith("c.hocon: first_stage.alpha: missing: AST needs it")
@@ -151,26 +150,38 @@ def test_a_missing_key_is_named_without_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "line"),
+    ("argument", "line"),
     [
-        ("lr", "lr: expected key=value, for example lr=0.01"),
-        ("--lr=1", "--lr=1: expected key=value, for example lr=0.01"),
-        ('first_stage={"lr":1}', "first_stage: give its keys one by one, first_stage.key=value"),
+        ("lr", "lr: expected key=value, for example batch_size=32"),
+        ("--lr=1", "--lr=1: expected key=value, for example batch_size=32"),
+        ('first_stage={"lr":1}', "first_stage: a block cannot be set; set its keys one by one, first_stage.key=value"),
         ("lr=fast", "lr: expected a number, for example 0.01, got the string 'fast'"),
-        ("first_stage.repeat=2", "first_stage.repeat: is no setting of a stage; put it outside"),
+        ("first_stage.repeat=2", "first_stage.repeat: is not a setting of a stage; set it outside the stage blocks"),
     ],
 )
-def test_a_wrong_word_of_the_command_line_is_named(word: str, line: str) -> None:
-    assert problems("", word)[-1] == f"command line: {line}"
+def test_a_wrong_argument_of_the_command_line_is_named(argument: str, line: str) -> None:
+    assert problems("", argument)[-1] == f"command line: {line}"
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
-    [("exp_id=", ""), ("exp_id=5d", "5d"), ('exp_id="7"', "7"), ("exp_id=007", "007"), ("exp_id=NaN", "NaN")]
-    + [(f"exp_id={text}", text) for text in ("${HOME}", 'a"b\\n', "a=b", "日本", 'include "x"', "a # b\t// c\n d")],
+    ("text", "value"),
+    [
+        *(("", ""), ('"7"', "7")),
+        *((text, text) for text in ("2024", "007", "1e5", "2024.1", "true", "null", "NaN", "5d", "[1]", '{"a": 1}')),
+        *((text, text) for text in ("${HOME}", 'a"b\\n', "a=b", "日本", 'include "x"', "a # b\t// c\n d")),
+    ],
 )
-def test_a_value_of_the_command_line_arrives_as_it_stands(word: str, value: str) -> None:
-    assert load("exp_id = other\n", word).run.exp_id == value
+def test_a_string_of_the_command_line_is_taken_as_it_is(text: str, value: str) -> None:
+    keys = ("exp_id", "pre_trained_path", "target_dataset", "first_stage.channel_weight_path")
+    settings = load("exp_id = other\nfirst_stage {}", *(f"{key}={text}" for key in keys))
+    run, stage = settings.run, settings.stages[0]
+    assert (run.exp_id, run.pre_trained_path, settings.data.dataset, stage.channel_weight_path) == (value,) * 4
+
+
+@pytest.mark.parametrize("text", ["2024", "007", "1e5", "2024.10", "-3", "TRUE"])
+def test_a_number_or_boolean_in_a_file_is_text_for_a_string(text: str) -> None:
+    settings = load(f"exp_id = {text}\nfirst_stage {{ attention_path = {text} # a run\n }}")
+    assert (settings.run.exp_id, settings.stages[0].attention_path) == (text, text)
 
 
 def test_the_command_line_wins_over_blocks_includes_and_renamed_keys() -> None:
@@ -180,6 +191,33 @@ def test_the_command_line_wins_over_blocks_includes_and_renamed_keys() -> None:
     assert [(stage.learning_rate, stage.alpha) for stage in settings.stages] == [(0.1, 1.0), (0.3, 0.15)]
     assert settings.backbone.source_weights == "theirs"
     assert load("", "lr=1", "lr=2").stages[0].learning_rate == 2
+
+
+@pytest.mark.parametrize(
+    ("include", "text", "arguments", "stage"),
+    [
+        ("", "first_stage { search.alpha = [1] }", ["first_stage.alpha=0.5"], (0.5, (), 4500, 0)),
+        ("", "first_stage { search.alpha = [1] }", ["alpha=0.5"], (0.5, (), 4500, 0)),
+        ("first_stage { search.alpha = [1] }", "first_stage { alpha = 0.5 }", [], (0.5, (), 4500, 0)),
+        ("search.alpha = [1]", "first_stage { alpha = 0.5 }", [], (0.5, (), 4500, 0)),
+        ("search.alpha = [1]", "search.repeat = 2\nfirst_stage { alpha = 0.5 }", [], (0.5, (), 4500, 0)),
+        ("search.repeat = 2", "search { alpha = [1] }\nfirst_stage {}", [], (0.1, (1.0,), 4500, 0)),
+        ("", "first_stage { alpha = 0.5 }", ["search.alpha=[1]"], (0.5, (1.0,), 4500, 0)),
+        ("", "first_stage { alpha = 0.5 }", ["search.alpha=[1]", "first_stage.alpha=0"], (0.0, (), 4500, 0)),
+        ("", "first_stage { epochs = 3 }", ["max_iter=6"], (0.1, (), 6, 0)),
+        ("", "first_stage { epochs = 3 }", ["max_iter=6", "first_stage.epochs=2"], (0.1, (), 6, 2)),
+        ("", "first_stage { max_iter = 3 }", ["epochs=6"], (0.1, (), 3, 6)),
+        ("epochs = 3", "max_iter = 6\nfirst_stage {}", [], (0.1, (), 6, 0)),
+        ("max_iter = 6", "epochs = 3\nfirst_stage {}", [], (0.1, (), 6, 3)),
+        ("max_iter = 6", "first_stage { epochs = 3 }", ["epochs=2", "max_iter=7"], (0.1, (), 7, 0)),
+        ("", "first_stage { reg_type = l2_fe, max_iter = 6 }", ["epochs=0"], (0.1, (), 6, 0)),
+    ],
+)
+def test_of_two_exclusive_keys_the_one_of_higher_precedence_applies(include, text, arguments, stage) -> None:
+    """Order: alpha, search.alpha, max_iter, epochs."""
+    write(f"{BASE}{include}\n", "base.hocon")
+    first = load_settings(write(f'include "base.hocon"\n{text}\n'), arguments).stages[0]
+    assert (first.alpha, first.search_alpha, first.max_iter, first.epochs) == stage
 
 
 @pytest.mark.parametrize("keys", [("pretrain_path", "source_weights"), ("source_weights", "pretrain_path")])
@@ -235,17 +273,50 @@ pretrain_path = w.pth
         "",
         "mode = eval\npre_trained_path = r\n",
         TWO_STAGES + "lr_scheduler = coslr\nweight_decay = 1e-5\nvalidation_fraction = 0.1\nresume = false\n",
+        "search.alpha = [0.1, 1]\nfirst_stage { epochs = 3, max_iter = 6 }\n"
+        "second_stage { reg_type = lwf, epochs = 3, lwf.temperature = 3 }\n",
         'aligned_layers = ["layer1.2.conv3", layer2]\nexp_id = """q"uo\\te\n${x} # 日本 5d"""\nimage_size = 64\n',
     ],
-    ids=["one stage", "eval", "two stages", "strings"],
+    ids=["one stage", "eval", "two stages", "exclusive keys", "strings"],
 )
 def test_formatted_settings_load_back_equal(text: str) -> None:
     settings = load(text)
     formatted = format_settings(settings)
-    assert load_settings(write(formatted, "again.hocon")) == settings
+    assert load_settings(write(formatted, "again.hocon")) == parse_settings(formatted) == settings
     assert formatted.startswith('# data\ntarget_dataset = "CUB"\n')
     for key in ("first_stage", "second_stage"):
         assert formatted.count(f"{key} {{") == (len(settings.stages) == 2)
+
+
+def test_settings_of_a_text_are_checked_like_those_of_a_file() -> None:
+    assert parse_settings(BASE).stages[0].alpha == 0.1
+    for text, line in (
+        (f"{BASE}lr = x\n", "log:6: lr: expected a number"),
+        (f'{BASE}include "c.hocon"\n', 'log:6: include "c.hocon": only a file can include others'),
+        ("grid {}", "log: grid.networks: missing"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_settings(text, "log")
+        assert caught.value.lines[0].startswith(line)
+
+
+def test_files_of_all_stages_are_looked_for_before_anything_starts(folder: Path) -> None:
+    """Where the stage's keys are set, and only those that are used."""
+    for path in ("data/CUB/train/a.png", "runs/ast/check_point/best.pth", "w.json"):
+        write("", path)
+    stages = "first_stage { reg_type = ast_fixed }\nsecond_stage { reg_type = act_fixed, attention_path = gone }\n"
+    config = write(BASE + stages)
+    arguments = ["first_stage.channel_weight_path=gone.json", "second_stage.attention_path=ast", "source_weights=x"]
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config, arguments, check_files=True)
+    assert caught.value.lines == [
+        "command line: source_weights: no such file: x",
+        "command line: first_stage.channel_weight_path: no such file: gone.json",
+    ]
+    with pytest.raises(ConfigError, match=r"^c.hocon:7: second_stage.attention_path: no checkpoint at gone or"):
+        load_settings(config, check_files=True)
+    settings = load_settings(config, ["attention_path=ast", "channel_weight_path=w.json"], check_files=True)
+    assert [stage.attention_path for stage in settings.stages] == ["ast", "ast"]
 
 
 @pytest.mark.parametrize(
@@ -260,13 +331,13 @@ def test_formatted_settings_load_back_equal(text: str) -> None:
         ('exp_id = include "near.hocon"', NO_INCLUDE),
         ('exp_id = http:// include "near.hocon"', NO_INCLUDE),
         ('exp_id = """x\n"""include "near.hocon"', NO_INCLUDE),
-        ('include "http://127.0.0.1:9/x"', "no URL is read"),
-        ('include "file:///etc/passwd"', "no URL is read"),
-        ('include "/etc/passwd"', "write a path relative to this file"),
+        ('include "http://127.0.0.1:9/x"', NO_URL),
+        ('include "file:///etc/passwd"', NO_URL),
+        ('include "/etc/passwd"', NO_URL),
         ('include "..\\outside.hocon"', NO_INCLUDE),
-        ('include "*.hocon"', "no patterns"),
-        ('include "../outside.hocon"', "lies outside in; copy it in there"),
-        ('include "link.hocon"', "lies outside in; copy it in there"),
+        ('include "*.hocon"', NO_URL),
+        ('include "../outside.hocon"', "is outside the folder in; copy it there"),
+        ('include "link.hocon"', "is outside the folder in; copy it there"),
         ('include "gone.hocon"', 'include "gone.hocon": no such file'),
         ('include "."', "is a folder"),
         ('include "c.hocon"', "circle"),
@@ -301,7 +372,7 @@ def test_includes_end_in_depth_and_size() -> None:
     for number in range(12):
         write(f'include "{number + 1}.hocon"\n', f"{number}.hocon")
     write(BASE, "12.hocon")
-    assert refused("0.hocon") == ['8.hocon:1: include "9.hocon": more than 8 includes one inside the other']
+    assert refused("0.hocon") == ['8.hocon:1: include "9.hocon": more than 8 includes inside each other']
     write("#" * 2**19, "big.hocon")
     assert refused(write('include "big.hocon"\n' * 2)) == ["c.hocon: larger than 1048576 bytes with its includes"]
 

@@ -1,4 +1,4 @@
-"""Configs changed at random: settings, or every problem in a line of its own."""
+"""Configs changed at random: settings, or each problem on its own line."""
 
 import random
 import shutil
@@ -21,19 +21,19 @@ def test_ten_mutated_configs_are_read_or_refused_line_by_line(tmp_path, seed):
     files = sorted((tmp_path / "hocon_config").rglob("*.hocon"))
     for _ in range(10):
         file = chance.choice(files)
-        whole = file.read_text()
-        file.write_text(mutated_config(whole, chance), encoding="utf-8")
+        text = file.read_text()
+        file.write_text(mutated_config(text, chance), encoding="utf-8")
         lines = []
         try:
             load_settings(file)
         except ConfigError as error:
             lines = error.lines
         assert all(line and "\n" not in line and len(line) < 30_000 for line in lines)
-        file.write_text(whole)
+        file.write_text(text)
 
 
-def test_mutated_configs_run_or_end_in_lines(words, tmp_path, capsys):
-    """Three of those that are read; the others of the hundred and the thousands are the campaign's."""
+def test_mutated_configs_run_or_end_with_one_line(words, tmp_path, capsys):
+    """Three of those that are read; the campaign of mutations runs the others."""
     chance, ran = random.Random(1), 0
     file = tmp_path / "c.hocon"
     text = "base_model_name = mobilenet_v2\nreg_type = ast\nalpha = 1e-5\nlr = 0.001\nmomentum = 0.9\nbeta = 0.01\n"

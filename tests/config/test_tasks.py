@@ -1,4 +1,4 @@
-"""The command line without a config file: which task is meant, and what is wrong with its words."""
+"""The command line without a config file: the task that it selects, and the messages about wrong arguments."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ from afa.command_line import main
 
 
 @pytest.mark.parametrize(
-    ("words", "messages"),
+    ("arguments", "messages"),
     [
-        (["lr=0.1"], ["command line: nothing to do; the first word is a CONFIG"]),
+        (["lr=0.1"], ["command line: nothing to do; name a CONFIG first, or use one of prepare="]),
         (["mode=predit"], ["command line: mode: unknown value 'predit'; did you mean 'predict'?"]),
-        (["mode=train"], ["command line: mode=train needs a CONFIG as the first word"]),
-        (["tests/tiny.hocon", "mode=predict"], ["command line: predict takes no CONFIG; leave tests/tiny.hocon out"]),
+        (["mode=train"], ["command line: mode=train needs a CONFIG as the first argument"]),
+        (["tests/tiny.hocon", "mode=predict"], ["command line: predict takes no CONFIG; remove tests/tiny.hocon"]),
         (
             ["mode=predict", "inptu=a.jpg", "batch_size=many", "pre_trained_path=gone", "photo.jpg"],
             [
+                "command line: photo.jpg: expected key=value, for example batch_size=32",
                 "command line: inptu: unknown key of predict; did you mean 'input'?",
-                "command line: batch_size: expected a whole number, got the string 'many'",
-                "command line: photo.jpg: expected key=value",
+                "command line: batch_size: expected an integer, got the string 'many'",
                 "command line: input: missing: an image",
                 "command line: pre_trained_path: no checkpoint at gone",
             ],
@@ -28,21 +28,21 @@ from afa.command_line import main
         (
             ["mode=predict", "input=gone.jpg", "pre_trained_path=README.md", "batch_size=0"],
             [
-                "command line: batch_size: 0 is out of range: at least 1 is right",
-                "command line: input: no such image or folder, and a pattern that nothing matches: gone.jpg",
+                "command line: batch_size: 0 is out of range; expected at least 1",
+                "command line: input: no such image or folder, and no file matches it as a pattern: gone.jpg",
             ],
         ),
     ],
 )
-def test_wrong_words_are_a_line_each_and_exit_status_2(words, messages, capsys):
-    assert main(words) == 2
+def test_wrong_arguments_are_a_line_each_and_exit_status_2(arguments, messages, capsys):
+    assert main(arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(messages), lines
     for line, message in zip(lines, messages, strict=True):
         assert line.startswith(message)
 
 
-def test_wrong_words_are_found_before_torch_is_imported():
+def test_wrong_arguments_are_found_before_torch_is_imported():
     code = (
         "import sys; from afa.command_line import main; status = main(['mode=predict', 'input=gone']); "
         "sys.exit(0 if status == 2 and 'torch' not in sys.modules else 1)"
