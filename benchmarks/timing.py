@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from afa.machine.environment import environment
+from afa.machine.device import describe_environment
 
 Work = Callable[[], object]
 CPU = torch.device("cpu")
@@ -134,6 +134,10 @@ def against_textbook(costs: Mapping[str, list[Cost]], images: int) -> dict[str, 
 def write(path: Path, device: torch.device = CPU, **results: Any) -> None:
     """Write the results as JSON, with the machine and the command."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment(device, " ".join(sys.argv)), "threads": torch.get_num_threads(), **results}
+    content = {
+        "environment": describe_environment(device, " ".join(sys.argv)),
+        "threads": torch.get_num_threads(),
+        **results,
+    }
     path.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written to {path}")

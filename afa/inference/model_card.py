@@ -107,7 +107,8 @@ def card_text(classifier: Classifier, file: str) -> str:
 
 ## Input
 
-RGB. {resize} Subtract the mean ({mean}) and divide by the standard deviation ({std}) of pixel values from 0 to 1;
+RGB. {resize}
+Scale the pixels to 0 to 1, subtract the mean ({mean}) and divide by the standard deviation ({std});
 `model.onnx` and `model.pt2` take 8-bit pixels and include this last step.
 
 ## Use
