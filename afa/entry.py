@@ -22,7 +22,8 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
         AFAError: see its subclasses.
     """
     if settings.run.dry_run:
-        return print_dry_run(settings).to_dict()
+        estimate = print_dry_run(settings)
+        return {**estimate._asdict(), "stages": [stage._asdict() for stage in estimate.stages]}
     if settings.is_searched:
         settings = with_chosen_alphas(settings)
     result = execute(settings, command)

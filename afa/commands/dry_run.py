@@ -8,10 +8,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -46,8 +46,7 @@ _PREDICTION_BYTES = 200  # a row of predictions.csv
 _UNBALANCED = 2  # ratio of the sizes of the largest and the smallest class
 
 
-@dataclass(frozen=True)
-class StageEstimate:
+class StageEstimate(NamedTuple):
     """Cost of one stage of one repeat.
 
     Attributes:
@@ -68,52 +67,35 @@ class StageEstimate:
     gpu_bytes: int
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Cost of a run; ``stages`` are those of one repeat, ``reading`` the seconds to read the images once."""
+class Estimate(NamedTuple):
+    """Cost of a run.
 
-    stages: tuple[StageEstimate, ...]
+    Attributes:
+        seconds, disk_bytes: of all repeats; ``disk_bytes`` include what is needed temporarily.
+        memory_bytes, gpu_bytes: peak values.
+        reading: seconds to read the images once.
+        stages: those of one repeat.
+    """
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int
+    gpu_bytes: int
     repeats: int
     reading: float
+    stages: tuple[StageEstimate, ...]
 
-    @property
-    def seconds(self) -> float:
-        return self.reading + self.repeats * sum(stage.seconds for stage in self.stages)
 
-    @property
-    def disk_bytes(self) -> int:
-        """What stays, and what is needed temporarily."""
-        kept = self.repeats * sum(stage.disk_bytes for stage in self.stages)
-        return kept + max(stage.spare_bytes for stage in self.stages)
-
-    @property
-    def memory_bytes(self) -> int:
-        return max(stage.memory_bytes for stage in self.stages)
-
-    @property
-    def gpu_bytes(self) -> int:
-        return max(stage.gpu_bytes for stage in self.stages)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: the totals, and those of each stage of one repeat."""
-        names = ("seconds", "disk_bytes", "memory_bytes", "gpu_bytes", "repeats")
-        return {name: getattr(self, name) for name in names} | {"stages": [asdict(stage) for stage in self.stages]}
-
-    def table(self) -> str:
-        """One row for each stage of one repeat."""
-        rows = [
-            [
-                stage.title,
-                str(stage.epochs) if stage.epochs else "-",
-                f"{stage.images_per_second:.3g}",
-                format_seconds(stage.seconds),
-                format_bytes(stage.disk_bytes),
-                format_bytes(stage.memory_bytes),
-                format_bytes(stage.gpu_bytes) if stage.gpu_bytes else "-",
-            ]
-            for stage in self.stages
-        ]
-        return format_table(["stage", "epochs", "images/s", "time", "disk", "memory", "GPU memory"], rows)
+def _add_up(stages: Sequence[StageEstimate], repeats: int, reading: float) -> Estimate:
+    return Estimate(
+        seconds=reading + repeats * sum(stage.seconds for stage in stages),
+        disk_bytes=repeats * sum(stage.disk_bytes for stage in stages) + max(stage.spare_bytes for stage in stages),
+        memory_bytes=max(stage.memory_bytes for stage in stages),
+        gpu_bytes=max(stage.gpu_bytes for stage in stages),
+        repeats=repeats,
+        reading=reading,
+        stages=tuple(stages),
+    )
 
 
 def print_dry_run(settings: Settings) -> Estimate:
@@ -129,8 +111,14 @@ def print_dry_run(settings: Settings) -> Estimate:
     outcome = estimate_run(settings, log=journal.log)
     repeats = f" ({outcome.repeats} repeats)" if outcome.repeats > 1 else ""
     free = shutil.disk_usage(_existing(Path(settings.run.outpath))).free
+    header = ["stage", "epochs", "images/s", "time", "disk", "memory", "GPU memory"]
+    rows = [
+        [stage.title, str(stage.epochs or "-"), f"{stage.images_per_second:.3g}", format_seconds(stage.seconds)]
+        + [format_bytes(size) if size else "-" for size in (stage.disk_bytes, stage.memory_bytes, stage.gpu_bytes)]
+        for stage in outcome.stages
+    ]
     journal.log(
-        f"\n{outcome.table()}\n"
+        f"\n{format_table(header, rows)}\n"
         f"estimate for the run{repeats}: {format_seconds(outcome.seconds)}, {format_bytes(outcome.disk_bytes)} "
         f"of disk ({format_bytes(free)} free), {format_bytes(outcome.memory_bytes)} of memory"
     )
@@ -209,7 +197,7 @@ def _estimate_training(settings: Settings, folder: RunFolder, context: Context, 
                 origin = f"the weights after {estimates[-1].title}"
                 stage = replace(stage, start=stage.start._replace(origin=origin))
             estimates.append(_estimate_stage(stage, context, log))
-    return Estimate(tuple(estimates), settings.run.repeat, reading)
+    return _add_up(estimates, settings.run.repeat, reading)
 
 
 def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
@@ -217,8 +205,7 @@ def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
     if METHODS[stage.options.method].fixed_weights:
         stage = with_fixed_weights(stage, context, uniform=True)
         log(f"{stage.title}: the estimate does not include the time to compute its fixed weights")
-    on_gpu = context.device.type == "cuda"
-    if on_gpu:
+    if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
     stage.folder.checkpoints.mkdir(parents=True)
     learner = stage.build_learner(context)
@@ -253,7 +240,7 @@ def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
         disk_bytes=2 * last + best + test * _PREDICTION_BYTES,  # last.pth and previous.pth
         spare_bytes=last,
         memory_bytes=_peak_memory(),
-        gpu_bytes=torch.cuda.max_memory_reserved(context.device) if on_gpu else 0,
+        gpu_bytes=_peak_gpu_memory(context),
     )
     log(_describe_stage(stage, learner, steps[-1], found))
     return found
@@ -278,9 +265,9 @@ def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Esti
         disk_bytes=0,
         spare_bytes=0,
         memory_bytes=_peak_memory(),
-        gpu_bytes=torch.cuda.max_memory_reserved(context.device) if context.device.type == "cuda" else 0,
+        gpu_bytes=_peak_gpu_memory(context),
     )
-    return Estimate((found,), 1, reading)
+    return _add_up([found], 1, reading)
 
 
 class _Stopwatch:
@@ -314,6 +301,10 @@ def _peak_memory() -> int:
     """Peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS reports bytes, Linux KiB
+
+
+def _peak_gpu_memory(context: Context) -> int:
+    return torch.cuda.max_memory_reserved(context.device) if context.device.type == "cuda" else 0
 
 
 def _existing(folder: Path) -> Path:

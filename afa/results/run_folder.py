@@ -47,7 +47,7 @@ class RunFolder:
         self.search_folder = path.parent / f"{path.name}.search"
         self.as_stage = StageFolder(path)  # an evaluation writes its predictions into the run's folder itself
 
-    def stage(self, *, repeat: int, repeats: int, stage: int, stages: int) -> StageFolder:
+    def stage_folder(self, *, repeat: int, repeats: int, stage: int, stages: int) -> StageFolder:
         """Folder of a stage, ``repeat`` and ``stage`` counted from 1.
 
         A run with several repeats has a subfolder for each, and so does a repeat with several stages.

@@ -173,7 +173,9 @@ def test_a_run_of_several_tables_is_the_same_in_all() -> None:
     runs: dict[Path, str] = {}
     for table in ("3", "4", "7", "11"):
         for cell in load_config(f"hocon_config/paper/table_{table}.hocon").cells:
-            assert runs.setdefault(cell.folder, format_settings(cell.run_settings())) == format_settings(cell.run_settings())
+            assert runs.setdefault(cell.folder, format_settings(cell.run_settings())) == format_settings(
+                cell.run_settings()
+            )
 
 
 def test_table_6_is_counted(tmp_path, capsys) -> None:

@@ -15,7 +15,7 @@ from afa.results.run_folder import RunFolder, StageFolder, find_checkpoint, matc
     [(1, 1, "runs/a"), (1, 2, "runs/a/stage_2"), (3, 1, "runs/a/repeat_3"), (3, 2, "runs/a/repeat_3/stage_2")],
 )
 def test_a_stage_has_a_folder_of_its_own_only_if_there_are_several(repeats, stages, expected):
-    folder = RunFolder(Path("runs/a")).stage(repeat=repeats, repeats=repeats, stage=stages, stages=stages)
+    folder = RunFolder(Path("runs/a")).stage_folder(repeat=repeats, repeats=repeats, stage=stages, stages=stages)
     assert folder == StageFolder(Path(expected))
 
 
