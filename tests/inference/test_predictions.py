@@ -14,6 +14,8 @@ from afa.commands.evaluation import prepare_evaluation
 from afa.data.images import read_image
 from afa.errors import DataError
 from afa.inference.classifier import load_classifier
+from afa.machine.context import Context
+from afa.machine.signals import Signals
 from afa.networks.build import build_network
 from afa.results.journal import Journal
 from afa.training.engine import predict
@@ -23,14 +25,14 @@ from tests.conftest import CLASSES
 @pytest.mark.parametrize(
     ("backbone", "augmentation"), [("resnet50", "default"), ("mobilenet_v2", "default"), ("mobilenet_v2", "improved")]
 )
-def test_a_prediction_is_the_evaluations_bit_for_bit(make_checkpoint, settings_for, tmp_path, backbone, augmentation):
+def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(make_checkpoint, settings_for, tmp_path, backbone, augmentation):
     """For any batch size and order, although libraries choose kernels by the number of images."""
     path = make_checkpoint(backbone, augmentation)
     settings = settings_for(
         mode="eval", base_model_name=backbone, pre_trained_path=path, image_size=64, data_aug=augmentation
     )
-    device = torch.device("cpu")
-    evaluation = prepare_evaluation(settings, path, device=device, journal=Journal(tmp_path / "log"))
+    context = Context(torch.device("cpu"), Journal(tmp_path / "log"), Signals())
+    evaluation = prepare_evaluation(settings, path, context)
     expected, _ = predict(evaluation.target, evaluation.loader)
     classifier = load_classifier(path, gpu_id="cpu")
     paths = evaluation.loader.folder.paths
