@@ -179,7 +179,7 @@ def test_a_run_is_written_once_and_counts_each_test_image_once(undisturbed, tiny
     assert "in 2 processes" in lines
     ranks = tiny_run(undisturbed.parent)
     assert ranks.wait() == [0, 0]
-    assert "".join(program.output for program in ranks.programs).count("finished already") == 1
+    assert "".join(program.output for program in ranks.programs).count("already finished") == 1
 
 
 def test_stopped_by_sigterm_all_leave_at_the_same_step_and_go_on_exactly(undisturbed, tiny_run, tmp_path):

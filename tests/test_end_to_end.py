@@ -97,7 +97,7 @@ def test_the_same_command_again_does_nothing_and_the_saved_settings_are_the_same
     for again in (command, [str(run / "settings.log")], [*command, "num_workers=1", "print_freq=3"]):
         capsys.readouterr()
         assert main(again) == 0
-        assert "finished already" in capsys.readouterr().out
+        assert "already finished" in capsys.readouterr().out
     assert (run / "log.txt").stat().st_mtime_ns == log
 
 

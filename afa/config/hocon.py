@@ -8,7 +8,6 @@ looks for the line of each key and for these mistakes before pyhocon reads the t
 import contextlib
 import json
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field
 from pathlib import Path, PureWindowsPath
@@ -43,7 +42,7 @@ _TOKEN = re.compile(
     | (?P<space>[^\S\n]+)
     | (?P<comment>\#[^\n]*|(?<!:)//[^\n]*)
     | (?P<string>\"{3}(?s:.*?)"*\"{3}|"(?:[^"\\\n]|\\[^\n])*")
-    | (?P<substitution>\$\{\??(?P<name>[^}\n]*)\})
+    | (?P<substitution>\$\{\??[^}\n]*\})
     | (?P<sign>\+=|[{}\[\]=:,])
     | (?P<word>(?:[^\s"{}\[\]\#,=:$\\+^`?!@*&]|\+(?=[0-9]))+)
     | (?P<other>[^\n])""",
@@ -56,14 +55,35 @@ _DURATION = re.compile(
 )
 _INCLUDE = re.compile(r"include(?![\w$])", re.IGNORECASE)
 
-Token = re.Match[str]
+
+class Token(NamedTuple):
+    """A piece of a text; ``line`` counts from 0. The last token of a text is empty."""
+
+    text: str
+    kind: str
+    start: int
+    end: int
+    line: int
+
+    @property
+    def is_include(self) -> bool:
+        """Whether pyhocon could take it for the keyword ``include``."""
+        return self.kind == "word" and bool(_INCLUDE.match(self.text))
 
 
-class Origin(NamedTuple):
-    """A line of a file; 0: no particular line."""
+def _tokens(text: str) -> list[Token]:
+    """The tokens of ``text`` without comments and spaces; line ends are tokens."""
+    tokens, line = [], 0
+    for match in _TOKEN.finditer(text):
+        if match.lastgroup not in ("space", "comment"):
+            tokens.append(Token(match[0], match.lastgroup or "", match.start(), match.end(), line))
+        line += match[0].count("\n")
+    return [*tokens, Token("", "end", len(text), len(text), line)]
 
-    file: str
-    line: int = 0
+
+Origin = tuple[str, int]
+"""File and line; line 0: no particular line."""
+COMMAND_LINE: Origin = ("command line", 0)
 
 
 class Finding(NamedTuple):
@@ -81,7 +101,6 @@ class Entry(NamedTuple):
     text: str
 
 
-COMMAND_LINE = Origin("command line")
 Index = dict[str, Entry]
 """Dotted key -> its last assignment, in the order of these."""
 
@@ -166,8 +185,8 @@ def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_file
     problems = Problems()
     forced = parse_assignments(overrides, lambda key: _GRID_FIELDS.get(key) or field_of(key), problems)
     source.findings += [Finding(COMMAND_LINE, *problem) for problem in problems.found]
-    for key, value in forced.items():  # in the text, so that substitutions see them
-        source.add_line(f"{key} = {_to_hocon(value)}", COMMAND_LINE)
+    # In the text, so that substitutions see them.
+    source.lines += [(f"{key} = {_to_hocon(value)}", COMMAND_LINE) for key, value in forced.items()]
     index = _Scanner(source).scan()
     if source.findings:
         raise ConfigError(_format(source.findings))
@@ -176,9 +195,8 @@ def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_file
 
     def ordered(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         flat = flatten(block)
-        return {
-            key: flat[key] for key in sorted(flat, key=lambda key: positions.get(_enclosing(prefix + key, index), -1))
-        }
+        order = {key: positions.get(_enclosing(prefix + key, index), -1) for key in flat}
+        return {key: flat[key] for key in sorted(flat, key=order.__getitem__)}
 
     problems = Problems()
     config: Settings | Grid | None
@@ -199,13 +217,14 @@ def _parse(source: "_Source", index: Index) -> dict[str, Any]:
     """
     whitespace = pyparsing.ParserElement.DEFAULT_WHITE_CHARS
     try:
-        tree = ConfigFactory.parse_string("\n".join(source.lines))
+        tree = ConfigFactory.parse_string(source.text)
         if not isinstance(tree, ConfigTree):
             raise ConfigException("contains a list; write one key = value per line")
         return _plain(tree, "", index)
     except pyparsing.ParseBaseException as error:
         number = min(error.lineno, len(source.lines))
-        message = f"cannot read '{source.lines[number - 1].strip()}'; write one key = value per line, strings in quotes"
+        line = source.lines[number - 1][0].strip()
+        message = f"cannot read '{line}'; write one key = value per line, strings in quotes"
     except Exception as error:  # for malformed text pyhocon also raises errors of other types
         message = str(error).split("\n")[0] if isinstance(error, ConfigException) else f"cannot be read: {error!r}"
         numbers = re.findall(r"line: ?(\d+)", message)
@@ -214,7 +233,7 @@ def _parse(source: "_Source", index: Index) -> dict[str, Any]:
     finally:
         # pyhocon changes it for the entire process, and does not restore it after an error.
         pyparsing.ParserElement.set_default_whitespace_chars(whitespace)
-    origin = source.origins[number - 1] if number else Origin(source.name)
+    origin = source.lines[number - 1][1] if number else (source.name, 0)
     raise ConfigError(_format([Finding(origin, "", message)]))
 
 
@@ -242,26 +261,16 @@ def _located(problem: Problem, index: Index, file: str) -> Finding:
     names = (problem.key, *(released for released, ours in RENAMED.items() if ours == problem.key))
     key = next((name for name in reversed(index) if name in names), problem.key)
     entry = index.get(key if problem.message.startswith("missing") else _enclosing(key, index))
-    return Finding(entry.origin if entry else Origin(file), key, problem.message)
+    return Finding(entry.origin if entry else (file, 0), key, problem.message)
 
 
 def _format(findings: Iterable[Finding]) -> list[str]:
     """One line for each origin and key, sorted by file and line."""
     lines: dict[tuple[Origin, str], str] = {}
     for origin, key, message in sorted(findings, key=lambda finding: finding.origin):
-        position = f"{origin.file}:{origin.line}" if origin.line else origin.file
+        position = f"{origin[0]}:{origin[1]}" if origin[1] else origin[0]
         lines.setdefault((origin, key or message), f"{position}: {key}: {message}" if key else f"{position}: {message}")
     return list(lines.values())
-
-
-def _tokens(text: str) -> list[Token]:
-    """The tokens of ``text`` without comments and spaces; line ends are tokens."""
-    return [token for token in _TOKEN.finditer(text) if token.lastgroup not in ("space", "comment")]
-
-
-def _is_include(token: Token) -> bool:
-    """Whether pyhocon could take the token for the keyword ``include``."""
-    return token.lastgroup == "word" and bool(_INCLUDE.match(token[0]))
 
 
 def _shown(path: Path) -> str:
@@ -274,18 +283,17 @@ class _RefusedError(Exception):
 
 
 class _Source:
-    """The lines of a config, includes expanded, where each line is from, and the mistakes found so far."""
+    """The lines of a config, includes expanded, with their origins, and the mistakes found so far."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.size = 0
-        self.lines: list[str] = []
-        self.origins: list[Origin] = []
+        self.lines: list[tuple[str, Origin]] = []
         self.findings: list[Finding] = []
 
-    def add_line(self, line: str, origin: Origin) -> None:
-        self.lines.append(line)
-        self.origins.append(origin)
+    @property
+    def text(self) -> str:
+        return "\n".join(line for line, _ in self.lines)
 
     def read_file(self, path: Path, including: tuple[Path, ...] = ()) -> None:
         """Add the lines of a file; each file of ``including`` includes the next one, the last includes this one."""
@@ -313,22 +321,21 @@ class _Source:
         """Add the lines of ``text``; an include alone on its line, outside all braces, is replaced by its file."""
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         lines = text.split("\n")
-        includes: dict[int, str] = {}
-        number, depth = 1, 0
+        included: dict[int, str] = {}
+        depth = 0
         for token in _tokens(text):
-            match = _INCLUDE_LINE.fullmatch(lines[number - 1]) if depth == 0 and _is_include(token) else None
+            match = _INCLUDE_LINE.fullmatch(lines[token.line]) if depth == 0 and token.is_include else None
             if match:
-                includes[number] = match[1]
-            depth += (token[0] in ("{", "[")) - (token[0] in ("}", "]"))
-            number += token[0].count("\n")
-        for number, line in enumerate(lines, 1):
+                included[token.line] = match[1]
+            depth += (token.text in ("{", "[")) - (token.text in ("}", "]"))
+        for number, line in enumerate(lines):
             try:
-                if number in includes:
-                    self.read_file(self._target(includes[number], including), including)
+                if number in included:
+                    self.read_file(self._target(included[number], including), including)
                 else:
-                    self.add_line(line, Origin(name, number))
+                    self.lines.append((line, (name, number + 1)))
             except _RefusedError as refused:
-                self.findings.append(Finding(Origin(name, number), "", f'include "{includes[number]}": {refused}'))
+                self.findings.append(Finding((name, number + 1), "", f'include "{included[number]}": {refused}'))
 
     def _target(self, name: str, including: tuple[Path, ...]) -> Path:
         """The file that ``include "name"`` means in the last file of ``including``."""
@@ -359,8 +366,7 @@ class _Scanner:
 
     def __init__(self, source: _Source) -> None:
         self.source = source
-        self.text = "\n".join(source.lines)
-        self.line_starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        self.text = source.text
         self.tokens = _tokens(self.text)
         self.at = 0
         self.index: Index = {}
@@ -373,127 +379,120 @@ class _Scanner:
         with contextlib.suppress(_StopError):
             self._block("", None, 0)
             for key, token, was_set in self.references:  # pyhocon would look in the environment, or ignore them
-                name = token["name"]
+                name = token.text[2:-1].removeprefix("?")
                 is_circular = key.startswith(f"{name}.") or (key == name and not was_set)
                 if is_circular or name not in self.index:
                     unset = f"{name} is not set {'before this line' if is_circular else 'in this config'}"
-                    self._report(
-                        token, key, f"{token[0]}: {unset}; environment variables are not read, write the value"
-                    )
+                    advice = "environment variables are not read, write the value"
+                    self._report(token, key, f"{token.text}: {unset}; {advice}")
         return self.index
 
     def _report(self, token: Token, key: str, message: str) -> None:
-        self.source.findings.append(Finding(self._origin(token), key, message))
+        self.source.findings.append(Finding(self.source.lines[token.line][1], key, message))
 
     def _stop(self, token: Token, message: str) -> NoReturn:
         self._report(token, "", message)
         raise _StopError
 
-    def _origin(self, token: Token) -> Origin:
-        return self.source.origins[bisect_right(self.line_starts, token.start()) - 1]
-
-    def _peek(self) -> tuple[str, str]:
-        """Text and kind of the next token; empty at the end."""
-        if self.at == len(self.tokens):
-            return "", ""
-        return self.tokens[self.at][0], self.tokens[self.at].lastgroup or ""
-
+    @property
     def _next(self) -> Token:
+        return self.tokens[self.at]
+
+    def _take(self) -> Token:
         token = self.tokens[self.at]
-        if token[0] == '"':
+        if token.text == '"':
             self._stop(token, "this quote is not closed on its line")
-        if _is_include(token):  # the correct ones have been expanded: pyhocon must not see any
+        if token.is_include:  # the correct ones have been expanded: pyhocon must not see any
             self._stop(token, 'write include "relative/path.hocon", alone on its line and outside all braces')
         self.at += 1
         return token
 
     def _block(self, prefix: str, opening: Token | None, depth: int) -> None:
         """Statements up to the closing brace, or of the entire text."""
-        while self._peek()[0]:
-            first = last = self._next()
-            if first[0] == "}" and opening:
+        while self._next.text:
+            first = last = self._take()
+            if first.text == "}" and opening:
                 return
-            if first[0] in ("\n", ","):
+            if first.text in ("\n", ","):
                 continue
-            if first[0] == "{":
+            if first.text == "{":
                 self._stop(first, "no key before this '{'; remove the braces around the config")
-            if first.lastgroup not in ("word", "string"):
-                self._stop(first, f"'{first[0]}' where a key is expected")
-            while self._peek()[1] in ("word", "string"):
-                last = self._next()
-            name = self.text[first.start() : last.end()].replace('"', "")
-            sign = self._next()[0] if self._peek()[0] in ("=", ":", "+=") else ""
-            value = self._value(prefix + name, depth, "{[" if sign else "{")
+            if first.kind not in ("word", "string"):
+                self._stop(first, f"'{first.text}' where a key is expected")
+            while self._next.kind in ("word", "string"):
+                last = self._take()
+            name = self.text[first.start : last.end].replace('"', "")
+            key = prefix + name
+            sign = self._take().text if self._next.text in ("=", ":", "+=") else ""
+            value = self._value(key, depth, ("{", "[") if sign else ("{",))
             if not sign and not value:
-                before, _, after = name.partition(" ")
-                self._report(first, prefix + name, f"no '=' after the key; write {before} = {after.strip() or 'value'}")
+                before, _, after = name.strip().partition(" ")
+                self._report(first, key, f"no '=' after the key; write {before} = {after.strip() or 'value'}")
                 continue
             if sign == "+=":
-                self._report(first, prefix + name, "'+=' is not supported; write the complete value after '='")
+                self._report(first, key, "'+=' is not supported; write the complete value after '='")
             if not value:
                 fix = f'{name} = "" for none, or a path in quotes' if "path" in name else "a value, or no line"
-                self._report(first, prefix + name, f"nothing after '{sign}'; write {fix}")
-            self._assign(prefix + name, first, value)
+                self._report(first, key, f"nothing after '{sign}'; write {fix}")
+            self._assign(key, first, value)
         if opening:
             self._stop(opening, "this '{' is never closed")
 
-    def _value(self, key: str, depth: int, brackets: str) -> list[Token]:
-        """The tokens of a value; of a block or list in it the first bracket. Only a block if ``brackets`` is ``{``."""
-        ahead = self.at
-        while ahead < len(self.tokens) - 1 and self.tokens[ahead][0] == "\n":
-            ahead += 1
-        if ahead < len(self.tokens) and self.tokens[ahead][0] in brackets:
+    def _value(self, key: str, depth: int, brackets: Sequence[str]) -> list[Token]:
+        """The tokens of a value; of a block or list in it the first bracket.
+
+        One of ``brackets`` may be on a later line; if this is only ``{``, the value is a block or nothing.
+        """
+        ahead = next(at for at in range(self.at, len(self.tokens)) if self.tokens[at].text != "\n")
+        is_block = self.tokens[ahead].text == "{"
+        if self.tokens[ahead].text in brackets:
             self.at = ahead
-        elif brackets == "{":
-            return []
         value: list[Token] = []
         was_set = key in self.index
-        while self._peek()[0] not in ("\n", ",", "}", "]", ""):
-            token = self._next()
-            is_start = not value or value[-1][0] != ":" or value[-1].end() < token.start()  # a:5d is one word
+        while self._next.text not in ("\n", ",", "}", "]", "") and (is_block or len(brackets) > 1):
+            token = self._take()
+            is_start = not value or value[-1].text != ":" or value[-1].end < token.start  # a:5d is one word
             value.append(token)
-            if token[0] in ("{", "["):
+            if token.text in ("{", "["):
                 if depth == MAX_DEPTH:
                     self._stop(token, f"nested deeper than {MAX_DEPTH} brackets")
-                if token[0] == "[":
+                if token.text == "[":
                     self._list(key, token, depth + 1)
                 else:
                     self._block(f"{key}.", token, depth + 1)
-                if brackets == "{":
-                    break
-            elif token.lastgroup == "substitution":
+                is_block = False
+            elif token.kind == "substitution":
                 self.references.append((key, token, was_set))
-            elif token.lastgroup == "other" or token[0] in ("=", "+="):
-                self._report(token, key, f"'{token[0]}' outside quotes; put the value in quotes")
-            elif token.lastgroup == "word" and is_start and (match := _DURATION.match(self.text, token.start())):
+            elif token.kind == "other" or token.text in ("=", "+="):
+                self._report(token, key, f"'{token.text}' outside quotes; put the value in quotes")
+            elif token.kind == "word" and is_start and (match := _DURATION.match(self.text, token.start)):
                 self._report(token, key, f"{match[0]} reads as a duration; put the value in quotes")
         return value
 
     def _list(self, key: str, opening: Token, depth: int) -> None:
-        while self._peek()[0] not in ("}", ""):
-            if self._peek()[0] not in ("\n", ",", "]"):
-                self._value(key, depth, "{[")
-            elif self._next()[0] == "]":
+        while self._next.text not in ("}", ""):
+            if self._next.text not in ("\n", ",", "]"):
+                self._value(key, depth, ("{", "["))
+            elif self._take().text == "]":
                 return
         self._stop(opening, "this '[' is never closed")
 
     def _assign(self, key: str, first: Token, value: Sequence[Token]) -> None:
         """Enter a key into the index."""
-        origin, names = self._origin(first), key.split(".")
+        (file, line), names = self.source.lines[first.line][1], key.split(".")
         if len(names) > MAX_NAMES:
             self._stop(first, f"a key of more than {MAX_NAMES} names")
         for parent in (".".join(names[:end]) for end in range(1, len(names))):
-            self.index.setdefault(parent, Entry(origin, ""))
+            self.index.setdefault(parent, Entry((file, line), ""))
             if parent in self.scalars:
-                file, line = self.index[parent].origin
-                self._report(first, key, f"{parent} is a value, set in {file}:{line}; it cannot have keys")
+                where = "{}:{}".format(*self.index[parent].origin)
+                self._report(first, key, f"{parent} is a value, set in {where}; it cannot have keys")
         self.index.pop(key, None)
-        is_word = len(value) == 1 and value[0].lastgroup == "word"
-        self.index[key] = Entry(origin, value[0][0] if is_word else "")
-        if any(token[0] == "{" for token in value):
+        self.index[key] = Entry((file, line), value[0].text if [token.kind for token in value] == ["word"] else "")
+        if any(token.text == "{" for token in value):
             return
-        earlier = self.first_lines.setdefault((key, origin.file), origin.line)
-        if earlier != origin.line:
-            self._report(first, key, f"set twice in this file (line {earlier} and {origin.line}); keep one")
-        if not any(token.lastgroup == "substitution" for token in value):
+        earlier = self.first_lines.setdefault((key, file), line)
+        if earlier != line:
+            self._report(first, key, f"set twice in this file (line {earlier} and {line}); keep one")
+        if not any(token.kind == "substitution" for token in value):
             self.scalars.add(key)

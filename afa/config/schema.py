@@ -9,7 +9,7 @@ from afa.config.settings import (
     FIELDS,
     RELEASED_METHODS,
     RENAMED,
-    STAGE_KEYS,
+    STAGE_FIELDS,
     STAGE_NAMES,
     BackboneSettings,
     ComputeSettings,
@@ -56,15 +56,17 @@ def build_settings(
     """
     flat: dict[str, Any] = {}
     for key, value in flatten(values).items():
+        block, _, inner = key.partition(".")
+        if block in STAGE_NAMES and inner in forced and key not in forced:
+            flat.setdefault(block, {})
+            continue
         flat.pop(RENAMED.get(key, key), None)  # of a key and its released name the later one applies
-        if key in forced or not (key.startswith(_STAGE_PREFIXES) and key.partition(".")[2] in forced):
-            flat[RENAMED.get(key, key)] = value
+        flat[RENAMED.get(key, key)] = value
     flat = _expand_recipe(flat, problems)
     checked: dict[str, Any] = {}
     for prefix in ("", *_STAGE_PREFIXES):
         checked |= _check_scope(flat, prefix, problems)
-    check_required(flat, {key: f for key, (section, f) in FIELDS.items() if section is not StageSettings}, problems)
-
+    check_required(flat, {key: f for key, f in FIELDS.items() if key not in STAGE_FIELDS}, problems)
     blocks = [prefix for prefix in _STAGE_PREFIXES if any(f"{key}.".startswith(prefix) for key in flat)]
     if blocks == [_STAGE_PREFIXES[1]]:
         problems.add(STAGE_NAMES[1], f"there is no {STAGE_NAMES[0]} {{ ... }} before it")
@@ -78,7 +80,7 @@ def build_settings(
     _check_backbone(checked, [stage.get("reg_type") for stage in stages], problems)
     if check_files:
         problems.found += check_dataset(checked.get("target_data_dir"), checked.get("target_dataset"))
-        used = {*FIELDS.keys() - set(STAGE_KEYS), *(key for keys in winners.values() for key in keys.values())}
+        used = {*FIELDS.keys() - STAGE_FIELDS.keys(), *(key for keys in winners.values() for key in keys.values())}
         paths = {key: value for key, value in checked.items() if key in used}
         check_paths(paths, field_of, checked.get("outpath", "runs"), problems)
     if problems.found:
@@ -130,7 +132,7 @@ def _check_scope(flat: Mapping[str, Any], prefix: str, problems: Problems) -> di
         for key, value in flat.items()
         if prefix == next((stage for stage in _STAGE_PREFIXES if key.startswith(stage)), "")
     }
-    known = {key: FIELDS[key][1] for key in (STAGE_KEYS if prefix else FIELDS)}
+    known = STAGE_FIELDS if prefix else FIELDS
 
     def unknown(key: str) -> str:
         if key in _BLOCKS:
@@ -146,7 +148,7 @@ def _check_scope(flat: Mapping[str, Any], prefix: str, problems: Problems) -> di
 
 def _winning_keys(flat: Mapping[str, Any], prefix: str, forced: Collection[str]) -> dict[str, str]:
     """Key of a stage -> the dotted key that sets it; without those that an exclusive key replaces."""
-    candidates = [key for key in flat if key.removeprefix(prefix) in STAGE_KEYS]
+    candidates = [key for key in flat if key.removeprefix(prefix) in STAGE_FIELDS]
     candidates.sort(key=lambda key: (key in forced, bool(prefix) and key.startswith(prefix)))  # stable: later wins
     winners: dict[str, str] = {}
     for key in candidates:
@@ -168,9 +170,8 @@ def _stage_values(
     name = values.get("reg_type")
     if name is None:
         if "reg_type" not in winners:
-            problems.add(
-                "reg_type", f"missing: the method, one of {', '.join([*METHODS, *(() if prefix else RECIPES)])}"
-            )
+            known = [*METHODS, *(() if prefix else RECIPES)]
+            problems.add("reg_type", f"missing: the method, one of {', '.join(known)}")
         return values
     if name in RECIPES:
         problems.add("reg_type", f"{name} consists of two stages; set it outside the stage blocks")
@@ -181,6 +182,7 @@ def _stage_values(
     elif "alpha" not in winners and not values.get("search.alpha"):
         published = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
         problems.add("alpha", f"missing: {method.label} needs it ({published})")
+    check_required(winners, {key: f for key, f in STAGE_FIELDS.items() if key.startswith(f"{name}.")}, problems)
     replaced = {second for first, second in EXCLUSIVE if first in winners}
     return {**{key: value for key, value in method.defaults.items() if key not in replaced}, **values}
 

@@ -49,17 +49,10 @@ class DataSettings:
     )
     batch_size: int = setting("batch_size", "images per training step", default=64, low=1)
     validation_fraction: float = setting(
-        "validation_fraction",
-        "fraction of training images held out to select on; 0: none",
-        default=0.0,
-        low=0.0,
-        high=0.9,
+        "validation_fraction", "fraction of the training images to hold out; 0: none", default=0.0, low=0.0, high=0.9
     )
     bad_images: str = setting(
-        "bad_images",
-        "unreadable images; error: stop and list them; skip: ignore and count them",
-        default="error",
-        choices=("error", "skip"),
+        "bad_images", "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
     )
     cache: str = setting(
         "cache",
@@ -82,16 +75,10 @@ class BackboneSettings:
 
     name: str = setting("base_model_name", "torchvision's name of the network")
     task: str = setting(
-        "base_task",
-        "data set of the source weights: imagenet or places365",
-        default="imagenet",
-        choices=("imagenet", "places365"),
+        "base_task", "data set of the source weights", default="imagenet", choices=("imagenet", "places365")
     )
     source_weights: str = setting(
-        "source_weights",
-        "file of source weights; empty: torchvision's IMAGENET1K_V1; old name: pretrain_path",
-        default="",
-        names="file",
+        "source_weights", "file; empty: torchvision's IMAGENET1K_V1; old key: pretrain_path", default="", names="file"
     )
     aligned_layers: tuple[str, ...] | int = setting(
         "aligned_layers",
@@ -107,10 +94,7 @@ class StageSettings:
     """One training stage; with two stages its keys may be set in ``first_stage { }`` and ``second_stage { }``."""
 
     method: str = setting(
-        "reg_type",
-        "method; outside the stage blocks, also a recipe",
-        choices=(*METHODS, *RECIPES),
-        aliases=RELEASED_METHODS,
+        "reg_type", "method, or a recipe of two stages", choices=(*METHODS, *RECIPES), aliases=RELEASED_METHODS
     )
     alpha: float = setting("alpha", "weight of the method's terms in the loss", default=0.0, low=0.0)
     search_alpha: tuple[float, ...] = setting(
@@ -152,10 +136,7 @@ class StageSettings:
         names="file",
     )
     attention_path: str = setting(
-        "attention_path",
-        "AST run or checkpoint whose mean attention ast_fixed uses; empty: trained first",
-        default="",
-        names="checkpoint",
+        "attention_path", "AST run whose mean attention ast_fixed uses; empty: train it", default="", names="checkpoint"
     )
     keep_source: bool = setting(
         "keep_source", "true: the source stays the pre-trained network in every stage (Table 10)", default=False
@@ -179,9 +160,7 @@ class ComputeSettings:
     """How a training step is computed: affects speed and rounding, not the definition of the result."""
 
     channels_last: bool = setting(
-        "channels_last",
-        "true: channels_last, a third faster on a CPU; false: batch statistics exact to 3e-7, not 2e-5",
-        default=True,
+        "channels_last", "true: a third faster on a CPU; false: batch statistics exact to 3e-7, not 2e-5", default=True
     )
     precision: str = setting(
         "precision",
@@ -202,10 +181,7 @@ class RunSettings:
     mode: str = setting("mode", "train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
     outpath: str = setting("outpath", "folder that contains the runs", default="runs", changes_result=False)
     exp_id: str = setting(
-        "exp_id",
-        "name of the run; empty: <base_model_name>_<target_dataset>_<method>",
-        default="",
-        changes_result=False,
+        "exp_id", "run's name; empty: <base_model_name>_<target_dataset>_<method>", default="", changes_result=False
     )
     pre_trained_path: str = setting(
         "pre_trained_path",
@@ -218,9 +194,7 @@ class RunSettings:
         "search.repeat", "number of seeds for each value of search.alpha", default=1, low=1, high=1000
     )
     gpu_id: str = setting("gpu_id", "index of the CUDA GPU, or cpu", default="0", changes_result=False)
-    sync_bn: bool = setting(
-        "sync_bn", "under torchrun: batch-norm statistics over the images of all processes", default=False
-    )
+    sync_bn: bool = setting("sync_bn", "torchrun on GPUs: batch-norm over the images of all processes", default=False)
     print_freq: int = setting(
         "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
     )
@@ -277,18 +251,20 @@ class Settings:
 
 
 STAGE_NAMES = ("first_stage", "second_stage")
-_SECTIONS: tuple[tuple[str, type], ...] = (
-    *(("", section) for section in (DataSettings, BackboneSettings, StageSettings)),
-    *((f"{name}.", method.settings) for name, method in METHODS.items() if method.settings),
-    *(("", section) for section in (ComputeSettings, RunSettings)),
-)
-FIELDS: dict[str, tuple[type, Field]] = {
-    prefix + key: (section, f) for prefix, section in _SECTIONS for key, f in setting_fields(section).items()
+STAGE_FIELDS: dict[str, Field] = setting_fields(StageSettings) | {
+    f"{name}.{key}": f
+    for name, method in METHODS.items()
+    if method.settings
+    for key, f in setting_fields(method.settings).items()
 }
-"""Config key -> dataclass and field; keys of a method's own settings start with the method's name."""
-STAGE_KEYS = tuple(
-    k for k, (section, _) in FIELDS.items() if section is StageSettings or k.partition(".")[0] in METHODS
-)
+"""Config key -> field of a stage; keys of a method's own settings start with the method's name."""
+FIELDS: dict[str, Field] = {
+    **setting_fields(DataSettings),
+    **setting_fields(BackboneSettings),
+    **STAGE_FIELDS,
+    **setting_fields(ComputeSettings),
+    **setting_fields(RunSettings),
+}
 EXCLUSIVE = (("alpha", "search.alpha"), ("max_iter", "epochs"))
 """Pairs of keys that exclude each other: the second one applies, unless the first is set with higher precedence."""
 RENAMED = {"pretrain_path": "source_weights"}
@@ -299,7 +275,7 @@ def field_of(key: str) -> Field | None:
     """The field that a dotted key sets, outside or inside blocks, for example ``grid.define.methods.AFA.lr``."""
     while key and key not in FIELDS:
         key = key.partition(".")[2]
-    return FIELDS[key][1] if key else None
+    return FIELDS.get(key)
 
 
 def section_values(section: Any, *, results_only: bool = False) -> dict[str, Any]:

@@ -122,9 +122,9 @@ class TrainSums:
         means = torch.stack([*losses[:4], torch.ones_like(losses.total), step.correct])
         self.sums += torch.cat([means, losses.entropies]).double() * images
 
-    def means(self) -> TrainMetrics:
-        """Means over the images added; waits for the device."""
-        classification, penalty, alignment, total, seen, correct, *entropies = self.sums.tolist()
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> TrainMetrics:
+        """Means over the images added; waits for the device. ``reduce`` combines the sums of several processes."""
+        classification, penalty, alignment, total, seen, correct, *entropies = reduce(self.sums).tolist()
         return TrainMetrics(
             classification / seen,
             penalty / seen,

@@ -59,30 +59,31 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
     scalars = processes.on_main(Scalars, stage.folder, done=state.epoch)
 
     try:
-        while state.epoch < stage.epochs:
-            # Train one epoch.
-            started = time.monotonic()
-            with steps.observe_epoch():
-                train_one_epoch(learner, loader.epoch(state.epoch, start=state.step), state.sums, steps.after_step)
+        with contextlib.closing(scalars) if scalars else contextlib.nullcontext():
+            while state.epoch < stage.epochs:
+                # Train one epoch.
+                started = time.monotonic()
+                with steps.observe_epoch():
+                    train_one_epoch(learner, loader.epoch(state.epoch, start=state.step), state.sums, steps.after_step)
 
-            # Score it.
-            row = steps.finish_epoch()
-            best = max((earlier.top1 for earlier in state.history if earlier.is_scored), default=-1.0)
-            state.history.append(row)
-            state.step, state.sums = 0, TrainSums(len(learner.objective.attention_names), context.device)
-            state.seconds += time.monotonic() - started
+                # Score it.
+                row = steps.finish_epoch()
+                best = max((earlier.top1 for earlier in state.history if earlier.is_scored), default=-1.0)
+                state.history.append(row)
+                state.step, state.sums = 0, TrainSums(len(learner.objective.attention_names), context.device)
+                state.seconds += time.monotonic() - started
 
-            # Log it.
-            _log_epoch(stage, context, state.history, is_best=row.top1 > best)
-            processes.on_main(write_log, stage.folder.log_txt, state.history)
-            if scalars:
-                scalars.write(row, splits.selected_on)
+                # Log it.
+                _log_epoch(stage, context, state.history, is_best=row.top1 > best)
+                processes.on_main(write_log, stage.folder.log_txt, state.history)
+                if scalars:
+                    scalars.write(row, splits.selected_on)
 
-            # Save it; last.pth at the end, so that a process that is killed before repeats the epoch.
-            if row.top1 > best:
-                steps.check_weights()
-                save_best(stage, learner, state, context)
-            steps.save()
+                # Save it; last.pth at the end, so that a process that is killed before repeats the epoch.
+                if row.top1 > best:
+                    steps.check_weights()
+                    save_best(stage, learner, state, context)
+                steps.save()
     except StoppedError:
         steps.save()
         raise
@@ -94,9 +95,6 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
             f"{stage.title}: a process that decodes images died (out of memory?); the last checkpoint is unchanged; "
             "the same command resumes from it, num_workers=<fewer> needs less memory"
         ) from None
-    finally:
-        if scalars:
-            scalars.close()
     return _evaluate_checkpoints(stage, state, context)
 
 
@@ -143,7 +141,8 @@ class StepObserver:
         state.step += 1
         self._finite.check(step.scalars, lambda: self._describe(batch))
         if state.step % stage.settings.run.print_freq == 0 or state.step == self._steps:
-            text = f"{step.describe()}, train top-1 {state.sums.means().top1:.2f} %"
+            top1 = state.sums.means(self.context.processes.mean).top1
+            text = f"{step.describe()}, train top-1 {top1:.2f} %"
             self._bar.show(text)
             self._measure_speed()
             self.context.journal.note(
@@ -174,8 +173,7 @@ class StepObserver:
         """Score the monitored images, unless ``test_every`` skips the epoch, and return the metrics of the epoch."""
         stage, state, context = self.stage, self.state, self.context
         epoch = state.epoch + 1
-        state.sums.sums = context.processes.mean(state.sums.sums)
-        means, test = state.sums.means(), TestMetrics(math.nan, math.nan, math.nan)
+        means, test = state.sums.means(context.processes.mean), TestMetrics(math.nan, math.nan, math.nan)
         context.processes.broadcast_buffers(self.learner.target)
         if epoch % stage.settings.run.test_every == 0 or epoch == stage.epochs:
             _, test = score_split(self.learner.target, stage, stage.splits.monitor, context)

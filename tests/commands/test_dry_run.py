@@ -90,7 +90,7 @@ def test_a_run_that_is_there_is_looked_at_and_not_touched(words, data_dir, tmp_p
     assert main([*command, "alpha=0.01"]) == 0
     before = files(tmp_path / "runs")
     assert main([*command, "alpha=0.01", "dry_run=true"]) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert main([*command, "alpha=0.02", "dry_run=true"]) == 1
     assert "made with other settings" in capsys.readouterr().err
     assert main([*command, "alpha=0.02", "dry_run=true", "overwrite=true"]) == 0

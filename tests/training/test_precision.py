@@ -58,15 +58,15 @@ def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_halved(learner_
 
 
 @pytest.mark.parametrize(
-    ("name", "needs"), [("tf32", "a CUDA card"), ("fp16", "a CUDA card"), ("bf16", "a CUDA card, or a CPU with avx512")]
+    ("name", "needs"), [("tf32", "a CUDA GPU"), ("fp16", "a CUDA GPU"), ("bf16", "a CUDA GPU, or a CPU with avx512")]
 )
 def test_a_cpu_refuses_what_it_has_no_hardware_for(monkeypatch, name, needs):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-    with pytest.raises(ConfigError, match=f"precision: {name} needs {needs}.*fp32 is right"):
+    with pytest.raises(ConfigError, match=f"precision: {name} needs {needs}.*use fp32 here"):
         Precision(name, CPU)
 
 
-def test_a_card_before_ampere_refuses_bf16_and_tf32(monkeypatch):
+def test_a_gpu_before_ampere_refuses_bf16_and_tf32(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
     for name in ("bf16", "tf32"):
         with pytest.raises(ConfigError, match="compute capability 8"):
@@ -90,7 +90,7 @@ def test_a_compiler_that_fails_is_one_line(learner_with, monkeypatch):
 
     real = torch.compile
     monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend=fail, **options))
-    with pytest.raises(AFAError, match=r"compile = true: torch cannot compile here \(.*compile = false does without"):
+    with pytest.raises(AFAError, match=r"compile = true: torch cannot compile here \(.*set compile = false"):
         steps(learner_with(compile=True))
 
 

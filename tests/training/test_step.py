@@ -226,7 +226,7 @@ def test_the_source_may_be_another_network_than_the_start(settings_for):
     network.get_submodule(LAYERS[-1]).register_forward_hook(lambda _module, _inputs, out: maps.append(out))
     images = torch.randn(2, 3, 32, 32)
     network.eval()(images)
-    torch.testing.assert_close(learner.source(images)[-1], maps[0].detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(learner.source(images).maps[-1], maps[0].detach(), rtol=1e-3, atol=1e-4)
     assert all(torch.equal(learner.target.network.state_dict()[name], value) for name, value in stage_one.items())
 
 
