@@ -76,7 +76,7 @@ def take_a_step(rank: int, size: int, port: int, images: Path, out: Path) -> Non
     processes = join_processes(read_launch(), CPU, sync_bn=False)
     seen: dict[str, Any] = {}
     for method in METHODS:
-        learner = processes.wrap(build(method), 1)
+        learner = processes.wrap(build(method))
         learner.target.train()
         batch = first_batch(images, rank, size)
         step = train_step(learner, batch.images.double(), batch.labels)

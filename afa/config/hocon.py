@@ -145,6 +145,8 @@ def parse_settings(text: str, name: str = "settings") -> Settings:
     Raises:
         ConfigError: see ``load_settings``.
     """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{name}: larger than {MAX_BYTES} characters")
     source = _Source(name)
     source.add_text(text, name)
     return _single_run(_build(source, (), name=name), name)

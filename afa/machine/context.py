@@ -57,7 +57,10 @@ class Processes:
         """The CPU tensors of all processes, in the order of their ranks; their first dimensions may differ."""
         return [tensor]
 
-    def wrap(self, learner: T, seed: int) -> T:
+    def reseed(self, seed: int) -> None:
+        """Give each process its own dropout."""
+
+    def wrap(self, learner: T) -> T:
         """Return a learner whose gradients are the mean over all processes."""
         return learner
 

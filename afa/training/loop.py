@@ -48,8 +48,9 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
     processes.check_counts({"batch_size": stage.settings.data.batch_size, **counts})
     stage.folder.checkpoints.mkdir(parents=True, exist_ok=True)
     learner = stage.build_learner(context)
+    processes.reseed(stage.seed)
     state = restore_state(stage, learner, context)
-    learner = processes.wrap(learner, stage.seed)
+    learner = processes.wrap(learner)
     loader = stage.train_loader(context)
     steps = StepObserver(stage, learner, state, context)
     if not (state.step or state.history):

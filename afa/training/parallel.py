@@ -102,11 +102,12 @@ class DistributedProcesses(Processes):
         dist.all_gather_object(gathered, tensor)
         return gathered
 
-    def wrap(self, learner: T, seed: int) -> T:
+    def reseed(self, seed: int) -> None:
         if not self.is_main:
-            # Each process draws its own dropout.
             number = hashlib.sha256(f"process/{seed}/{self.rank}".encode()).digest()
             torch.manual_seed(int.from_bytes(number[:8], "big") >> 1)
+
+    def wrap(self, learner: T) -> T:
         own = cast(Learner, learner)
         # DistributedDataParallel waits for the gradient of every parameter that requires one.
         for parameter in own.target.idle_parameters():
