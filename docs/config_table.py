@@ -13,7 +13,7 @@ from afa.fields import setting_fields
 
 def config_table() -> str:
     """Markdown with one row per key, in the order of the settings, for the README."""
-    return _table({key: field for key, (_, field) in FIELDS.items()})
+    return _table(FIELDS)
 
 
 def grid_table() -> str:

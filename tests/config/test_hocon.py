@@ -190,6 +190,8 @@ def test_the_command_line_wins_over_blocks_includes_and_renamed_keys() -> None:
     settings = load_settings(path, ["lr=0.1", "second_stage.lr=0.3", "pretrain_path=theirs", "first_stage.alpha=1"])
     assert [(stage.learning_rate, stage.alpha) for stage in settings.stages] == [(0.1, 1.0), (0.3, 0.15)]
     assert settings.backbone.source_weights == "theirs"
+    stages = load_settings(path, ["reg_type=l2", "lr=0.1", "alpha=0.2"]).stages
+    assert [(stage.method, stage.learning_rate, stage.alpha) for stage in stages] == [("l2", 0.1, 0.2)] * 2
     assert load("", "lr=1", "lr=2").stages[0].learning_rate == 2
 
 
@@ -294,6 +296,7 @@ def test_settings_of_a_text_are_checked_like_those_of_a_file() -> None:
         (f"{BASE}lr = x\n", "log:6: lr: expected a number"),
         (f'{BASE}include "c.hocon"\n', 'log:6: include "c.hocon": only a file can include others'),
         ("grid {}", "log: grid.networks: missing"),
+        ("#" * (2**20 + 1), "log: larger than 1048576 characters"),
     ):
         with pytest.raises(ConfigError) as caught:
             parse_settings(text, "log")

@@ -26,6 +26,14 @@ from afa.command_line import main
             ],
         ),
         (
+            ["mode=predict", "input=1e5", "pre_trained_path=2024", "classes_file=true"],
+            [
+                "command line: pre_trained_path: no checkpoint at 2024 or runs/2024",
+                "command line: classes_file: no such file: true",
+                "command line: input: no such image or folder, and no file matches it as a pattern: 1e5",
+            ],
+        ),
+        (
             ["mode=predict", "input=gone.jpg", "pre_trained_path=README.md", "batch_size=0"],
             [
                 "command line: batch_size: 0 is out of range; expected at least 1",
