@@ -24,7 +24,7 @@ from afa.machine.device import keep_freed_memory
 from afa.networks.ablation import ChannelAblation
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 
 CLASSES = 100
 

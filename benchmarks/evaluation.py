@@ -28,7 +28,7 @@ from afa.data.loaders import TestBatch, TestLoader
 from afa.data.transforms import Preprocessing
 from afa.machine.device import keep_freed_memory
 from afa.networks.features import FeatureNetwork
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 from afa.training.engine import predict, score
 
 BATCH = 64

@@ -27,7 +27,7 @@ from afa.data.folders import scan_split
 from afa.data.loaders import TrainLoader
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from afa.machine.device import keep_freed_memory
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 
 SIZE = (500, 375)  # the most common size in Stanford Dogs
 BATCH = 64

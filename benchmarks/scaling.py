@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import write
 
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 
 ROOT = Path(__file__).parents[1]
 

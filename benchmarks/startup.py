@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from timing import cost, median, write
 
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"python main.py --help": 1.0, "a config error": 2.0, "the demo's first step, warm": 10.0}

@@ -24,7 +24,7 @@ from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
 from afa.machine.device import keep_freed_memory
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
-from afa.results.text import format_table
+from afa.results.outcomes import format_table
 from afa.training.engine import train_step
 from afa.training.learner import Start, build_learner
 

@@ -39,7 +39,6 @@ WITHOUT_TORCH = (
     "data/published.py",
     "results/run_folder.py",
     "results/outcomes.py",
-    "results/text.py",
     "results/journal.py",
     "preparation/*.py",
     "machine/launch.py",

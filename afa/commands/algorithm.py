@@ -21,9 +21,8 @@ from afa.machine.device import choose_device, describe_environment, device_name,
 from afa.machine.launch import read_launch, report_errors_once
 from afa.machine.signals import Signals
 from afa.results.journal import Journal
-from afa.results.outcomes import StageResult, spread
+from afa.results.outcomes import StageResult, results_table, spread
 from afa.results.run_folder import RunFolder, find_checkpoint
-from afa.results.text import results_table
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, checkpoint_start, source_start
 from afa.training.loop import train_stage

@@ -13,9 +13,8 @@ from afa.commands.algorithm import execute
 from afa.config.settings import Settings
 from afa.errors import AFAError, NotFiniteError
 from afa.files import move_aside, write_json
-from afa.results.outcomes import Spread, spread
+from afa.results.outcomes import Spread, format_table, spread
 from afa.results.run_folder import RunFolder
-from afa.results.text import format_table
 
 HELD_OUT = 0.2
 """Fraction of the training images that is held out if ``validation_fraction`` is 0."""

@@ -30,8 +30,8 @@ from afa.machine.device import choose_device, device_name
 from afa.machine.signals import Signals
 from afa.method.catalogue import METHODS
 from afa.results.journal import Journal
+from afa.results.outcomes import format_bytes, format_seconds, format_table
 from afa.results.run_folder import RunFolder, find_checkpoint
-from afa.results.text import format_bytes, format_seconds, format_table
 from afa.training.engine import Learner, Step, TrainSums, predict, train_one_epoch
 from afa.training.learner import count_parameters
 from afa.training.numerics import FiniteCheck, Precision

@@ -12,9 +12,9 @@ from afa.errors import AFAError
 from afa.files import sha256
 from afa.machine.context import Context
 from afa.networks.features import FeatureNetwork
+from afa.results.outcomes import format_table
 from afa.results.records import write_predictions
 from afa.results.run_folder import StageFolder
-from afa.results.text import format_table
 from afa.training.checkpoint import Checkpoint, load_checkpoint
 from afa.training.engine import predict, score
 from afa.training.learner import build_target

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from afa.config.settings import DataSettings
-from afa.data.decoding import available_memory, load_canvases
 from afa.data.disk_cache import DiskCache, MakeCanvas
 from afa.data.folders import ImageFolder, hold_out, scan_dataset, scan_split, without
-from afa.data.splits import Split, Splits
+from afa.data.images import available_memory, load_canvases
+from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
 from afa.errors import DataError
 from afa.machine.context import Context

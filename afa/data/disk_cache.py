@@ -18,8 +18,7 @@ import PIL
 from numpy.lib import format as npy
 from PIL import Image
 
-from afa.data.decoding import decode
-from afa.data.images import MakeCanvas, read_canvas
+from afa.data.images import MakeCanvas, decode, read_canvas
 from afa.errors import DataError
 from afa.files import locked, read_json, replace_file
 

@@ -1,6 +1,6 @@
-"""Batches on a device, as a pure function of the seed. Images come from memory or are decoded by worker processes.
+"""The splits of a run, and their batches on a device as a pure function of the seed.
 
-Several processes (ranks) can share each batch.
+Images come from memory or are decoded by worker processes. Several processes (ranks) can share each batch.
 """
 
 import functools
@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,35 @@ from afa.data.folders import ImageFolder
 from afa.data.images import MakeCanvas, read_canvas
 from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise, test_views
 from afa.errors import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split.
+
+    Attributes:
+        canvases: uint8 (M, ...), see ``data/transforms.py``; None: the images are decoded at each use.
+        rows: (N,), the row in ``canvases`` of each of the N images; None: they have the order of the folder.
+    """
+
+    folder: ImageFolder
+    canvases: np.ndarray | None
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Splits of one repeat.
+
+    Attributes:
+        monitor: evaluated after each epoch: held-out training images or, as in the paper's code, the test images.
+        selected_on: ``held_out`` or ``test``, the name of ``monitor``.
+    """
+
+    train: Split
+    monitor: Split
+    test: Split
+    selected_on: str
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ from afa.errors import AFAError, BusyError, ConfigError, one_line
 from afa.grid.run_states import State, read_run
 from afa.grid.tables import write_tables
 from afa.machine.signals import StoppedError
-from afa.results.text import format_bytes, format_seconds
+from afa.results.outcomes import format_bytes, format_seconds
 
 
 def do_grid(grid: Grid) -> int:

@@ -11,9 +11,8 @@ from afa.config.grid import Grid
 from afa.files import write_text
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
-from afa.results.outcomes import Spread, spread
+from afa.results.outcomes import Spread, format_seconds, spread
 from afa.results.run_folder import RunFolder
-from afa.results.text import format_seconds
 
 ROUNDING = 0.05
 """The published deviations are rounded to 0.1, so 0.0 means at most this."""

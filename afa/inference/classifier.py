@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from afa.config.settings import BackboneSettings
-from afa.data.decoding import load_canvases
 from afa.data.folders import ImageFolder
+from afa.data.images import load_canvases
 from afa.data.loaders import TestLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import CheckpointError, ConfigError, DataError

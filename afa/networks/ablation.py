@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from afa.networks.build import head_name
 from afa.networks.features import layer_extractor
-from afa.networks.folding import fold_batch_norms
+from afa.networks.graph_rewrites import fold_batch_norms
 
 VALUES_AT_ONCE = 2**25
 """How many values of maps pass through the rest of the network together: 128 MiB of float32."""

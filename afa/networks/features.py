@@ -22,8 +22,7 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 from afa.errors import AFAError, ConfigError, one_line
 from afa.method.term import MapShape, Outputs
 from afa.networks.build import head_name
-from afa.networks.folding import fold_batch_norms
-from afa.networks.in_place import replace_relu6, sum_in_place
+from afa.networks.graph_rewrites import fold_batch_norms, replace_relu6, sum_in_place
 
 
 def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[str] = ()) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from afa.data.published import Archive
 from afa.errors import DataError, one_line
 from afa.results.journal import Progress
-from afa.results.text import format_bytes
+from afa.results.outcomes import format_bytes
 
 _BLOCK = 2**20
 _TIMEOUT = 60  # seconds without data

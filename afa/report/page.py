@@ -21,9 +21,8 @@ from afa.inference.trained_attention import attention_to, centre_views
 from afa.method.catalogue import METHODS
 from afa.report import plots
 from afa.report.confusion import read_predictions
-from afa.results.outcomes import Spread
+from afa.results.outcomes import Spread, format_seconds
 from afa.results.run_folder import RunFolder
-from afa.results.text import format_seconds
 
 _PAIRS, _EXAMPLES = 8, 4  # confused pairs of classes, and images of each
 _THUMBNAIL = 128  # pixels

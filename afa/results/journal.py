@@ -11,7 +11,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from afa.results.text import format_seconds
+from afa.results.outcomes import format_seconds
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal
 

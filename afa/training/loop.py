@@ -9,8 +9,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from afa.data.loaders import Batch
-from afa.data.splits import Split
+from afa.data.loaders import Batch, Split
 from afa.errors import AFAError
 from afa.files import read_json, write_json
 from afa.machine.context import Context

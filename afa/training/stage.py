@@ -6,8 +6,7 @@ from functools import cached_property
 from torch import Tensor
 
 from afa.config.settings import Settings, StageSettings
-from afa.data.loaders import TestLoader, TrainLoader
-from afa.data.splits import Split, Splits
+from afa.data.loaders import Split, Splits, TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import ConfigError
 from afa.machine.context import Context

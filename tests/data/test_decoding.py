@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from afa.data import decoding
-from afa.data.decoding import available_memory, load_canvases
+from afa.data import images
 from afa.data.folders import scan_split, without
-from afa.data.images import read_image
+from afa.data.images import available_memory, load_canvases, read_image
 from afa.data.transforms import Preprocessing
 
 MAKE = Preprocessing(32).train_canvas
@@ -82,6 +81,6 @@ def test_available_memory(
 
     if meminfo:
         (tmp_path / "meminfo").write_text(meminfo)
-    monkeypatch.setattr(decoding, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(images, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(os, "sysconf", get)
     assert available_memory() == expected

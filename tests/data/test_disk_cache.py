@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from afa.data.decoding import load_canvases
 from afa.data.disk_cache import DiskCache
 from afa.data.folders import ImageFolder, scan_split
-from afa.data.images import read_image
+from afa.data.images import load_canvases, read_image
 from afa.data.loaders import TrainLoader
 from afa.data.transforms import Preprocessing, augment, draw_augmentation
 from afa.errors import DataError

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from afa.data import loaders
-from afa.data.decoding import load_canvases
 from afa.data.folders import ImageFolder, scan_split
-from afa.data.images import read_image
+from afa.data.images import load_canvases, read_image
 from afa.data.loaders import Batch, TrainLoader
 from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise
 from afa.errors import DataError

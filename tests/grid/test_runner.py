@@ -12,7 +12,7 @@ import pytest
 from afa.command_line import main
 from afa.files import claim_folder
 from afa.grid import runner
-from afa.results.text import format_seconds
+from afa.results.outcomes import format_seconds
 from afa.training import loop
 from afa.training.engine import predict
 from tests.processes import Program

@@ -10,7 +10,7 @@ from torch import nn
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
 from afa.networks.features import FeatureNetwork
-from afa.networks.in_place import InPlaceReLU6, replace_relu6
+from afa.networks.graph_rewrites import InPlaceReLU6, replace_relu6
 
 
 def test_values_and_gradients_are_torchs_bit_for_bit():

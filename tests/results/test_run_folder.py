@@ -80,7 +80,7 @@ def test_patterns(tmp_path):
 
 def test_settings_are_checked_without_torch():
     code = (
-        "import sys, afa.files, afa.results.run_folder, afa.results.outcomes, afa.results.text, afa.results.journal\n"
+        "import sys, afa.files, afa.results.run_folder, afa.results.outcomes, afa.results.journal\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
