@@ -62,3 +62,14 @@ def test_the_table_of_methods_has_all_of_them_under_both_names():
     named = {row.split("|")[1].strip(" `"): row for row in rows if row.startswith("| `")}
     assert set(named) == {"reg_type", *METHODS, *RECIPES}
     assert all(f"`{released}`" in named[ours] for released, ours in RELEASED_METHODS.items())
+
+
+def test_the_map_of_contributing_names_every_module():
+    named, folder = set(), ""
+    for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\| \*\*`(afa/[\w/]*)`\*\*", line):
+            folder = match[1]
+        elif match := re.match(r"\| `([\w.]+\.py)`", line):
+            named.add(folder + match[1])
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("afa/**/*.py") if path.name != "__init__.py"}
+    assert named == files
