@@ -1,14 +1,14 @@
 """``mode=report``: the results of a grid as Markdown, CSV and PNG, from whatever its folders contain."""
 
 import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from afa.config.grid import Grid
-from afa.files import write_text
+from afa.files import write_csv, write_text
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
 from afa.results.outcomes import Spread, format_seconds, spread
@@ -24,8 +24,7 @@ images, as in the paper. *Alpha* (held-out): the best of several on held-out tra
 minus published; `!`: larger than two standard deviations of both together."""
 
 
-@dataclass(frozen=True)
-class TableRow:
+class TableRow(NamedTuple):
     """Results of one network, data set and method over the seeds.
 
     Attributes:
@@ -58,10 +57,10 @@ class TableRow:
     @property
     def is_outside(self) -> bool:
         """Whether the difference is larger than two standard deviations of both together."""
-        if self.difference is None or self.best is None or self.published is None:
+        if not (self.best and self.published):
             return False
         deviation = math.hypot(self.best.deviation, max(self.published.deviation, ROUNDING))
-        return abs(self.difference) > 2 * deviation
+        return abs(self.best.mean - self.published.mean) > 2 * deviation
 
 
 def write_tables(grid: Grid) -> Iterator[str]:
@@ -74,30 +73,27 @@ def write_tables(grid: Grid) -> Iterator[str]:
     markdown_path, csv_path, png_path = (grid.report.with_suffix(suffix) for suffix in (".md", ".csv", ".png"))
     if grid.grid.kind == "parameters":
         text = parameter_table(grid)
-        write_text(markdown_path, text)
-        yield f"written to {markdown_path}"
-        yield text
-        return
-    runs = [read_run(cell) for cell in grid.cells]
-    rows = summarise(grid, runs)
-    text = markdown(grid, rows, runs)
+    else:
+        runs = [read_run(cell) for cell in grid.cells]
+        rows = summarise(grid, runs)
+        text = markdown(grid, rows, runs)
     yield text
     write_text(markdown_path, text)
     yield f"written to {markdown_path}"
-    write_text(csv_path, comma_separated(rows))
-    yield f"written to {csv_path}"
-    is_drawn = _draw(grid.grid.kind, rows, runs, png_path)
-    yield f"written to {png_path}" if is_drawn else "no PNG: there is nothing to draw yet"
+    if grid.grid.kind != "parameters":
+        records = [_record(row) for row in rows]
+        write_csv(csv_path, list(records[0]) if records else [], [list(record.values()) for record in records])
+        yield f"written to {csv_path}"
+        is_drawn = _draw(grid.grid.kind, rows, runs, png_path)
+        yield f"written to {png_path}" if is_drawn else "no PNG: there is nothing to draw yet"
 
 
-def summarise(grid: Grid, runs: Iterable[GridRun]) -> list[TableRow]:
+def summarise(grid: Grid, runs: Sequence[GridRun]) -> list[TableRow]:
     """A row for each network, data set and method, in the order of the grid."""
     published = published_accuracies(grid.grid.published)
-    groups: dict[tuple[str, str, str], list[GridRun]] = {}
-    for run in runs:
-        groups.setdefault(run.cell.group, []).append(run)
     rows = []
-    for group, members in groups.items():
+    for group in dict.fromkeys(run.cell.group for run in runs):
+        members = [run for run in runs if run.cell.group == group]
         done = [run for run in members if run.state is State.DONE]
         final = [run.stages[-1] for run in done]
         counts = {state: sum(run.state is state for run in members) for state in State if state is not State.DONE}
@@ -163,70 +159,58 @@ def _accuracy(value: Spread | None) -> str:
     return f"{value.mean:.1f} ± {value.deviation:.1f}" if value.n > 1 else f"{value.mean:.1f}"
 
 
-def comma_separated(rows: Sequence[TableRow]) -> str:
-    """The same numbers as CSV; a cell without a value is empty."""
-    records = []
-    for row in rows:
-        spreads = {"last": row.last, "best": row.best, "published": row.published}
-        records.append(
-            {
-                "network": row.network,
-                "dataset": row.dataset,
-                "method": row.method,
-                "alpha": row.alphas,
-                "alpha_selected_on": row.alpha_selected_on,
-                "runs": row.runs,
-                "wanted": row.wanted,
-                "not_done": row.states,
-                **{f"{name}_mean": f"{value.mean:.4f}" if value else "" for name, value in spreads.items()},
-                **{f"{name}_deviation": f"{value.deviation:.4f}" if value else "" for name, value in spreads.items()},
-                "best_selected_on": row.selected_on,
-                "difference": "" if row.difference is None else f"{row.difference:.4f}",
-                "outside_two_deviations": "" if row.difference is None else int(row.is_outside),
-            }
-        )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]) if records else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+def _record(row: TableRow) -> dict[str, object]:
+    """The row of the CSV file by column; a cell without a value is empty."""
+    spreads = {"last": row.last, "best": row.best, "published": row.published}
+    return {
+        "network": row.network,
+        "dataset": row.dataset,
+        "method": row.method,
+        "alpha": row.alphas,
+        "alpha_selected_on": row.alpha_selected_on,
+        "runs": row.runs,
+        "wanted": row.wanted,
+        "not_done": row.states,
+        **{f"{name}_mean": f"{value.mean:.4f}" if value else "" for name, value in spreads.items()},
+        **{f"{name}_deviation": f"{value.deviation:.4f}" if value else "" for name, value in spreads.items()},
+        "best_selected_on": row.selected_on,
+        "difference": "" if row.difference is None else f"{row.difference:.4f}",
+        "outside_two_deviations": "" if row.difference is None else int(row.is_outside),
+    }
 
 
 def _draw(kind: str, rows: Sequence[TableRow], runs: Sequence[GridRun], path: Path) -> bool:
     """Write the plot of the grid's kind; False if there is nothing to draw yet."""
     from afa.report import plots
 
+    figure = None
     if kind == "table":
-        selected_on = "/".join(sorted({row.selected_on for row in rows if row.selected_on}))
-        accuracies = [plots.Accuracies(r.network, r.dataset, r.method, r.last, r.best, r.published) for r in rows]
-        figure = plots.accuracy_panels(accuracies, selected_on)
+        selected_on = "/".join(sorted({row.selected_on for row in rows if row.selected_on})) or "test"
+        accuracies = {row[:3]: (row.last, row.best, row.published) for row in rows if row.last or row.published}
+        figure = plots.accuracy_panels(accuracies, selected_on) if accuracies else None
     elif kind == "curves":
         panels: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
         for cell in (run.cell for run in runs):
-            epochs, stages = [], len(cell.first_seed.stages)
-            for stage in range(1, stages + 1):
-                epochs += read_log(
-                    RunFolder(cell.folder).stage_folder(repeat=1, repeats=1, stage=stage, stages=stages).log_txt
-                )
-            if epochs:
+            stages = len(cell.first_seed.stages)
+            folder = partial(RunFolder(cell.folder).stage_folder, repeat=1, repeats=1, stages=stages)
+            if epochs := [row for stage in range(stages) for row in read_log(folder(stage=stage + 1).log_txt)]:
                 panel = panels.setdefault(f"{cell.network}, {cell.dataset}", {})
                 panel.setdefault(cell.method, []).append(epochs)
-        figure = plots.loss_curves(panels)
+        figure = plots.loss_curves(panels) if panels else None
     else:
         measured: dict[str, dict[str, dict[float, list[float]]]] = {}
-        published: dict[str, dict[str, dict[float, float]]] = {}
+        published: dict[tuple[str, str, float], float] = {}
         known = published_accuracies("3")
-        for run in runs:
-            if run.state is State.DONE:
-                network, _, method = run.cell.group
-                images = round(run.images_per_class, 1)
-                accuracies_by_size = measured.setdefault(network, {}).setdefault(method, {})
-                accuracies_by_size.setdefault(images, []).append(run.stages[-1].best.test_top1)
-                if run.cell.group in known:
-                    published.setdefault(network, {}).setdefault(method, {})[images] = known[run.cell.group].mean
-        figure = plots.images_per_class(measured, published)
+        for run in (run for run in runs if run.state is State.DONE):
+            network, _, method = run.cell.group
+            images = round(run.images_per_class, 1)
+            by_size = measured.setdefault(network, {}).setdefault(method, {})
+            by_size.setdefault(images, []).append(run.stages[-1].best.test_top1)
+            if run.cell.group in known:
+                published[network, method, images] = known[run.cell.group].mean
+        figure = plots.images_per_class(measured, published) if measured else None
     if figure is not None:
-        plots.save_png(figure, path)
+        plots.to_image(figure).save(path)
     return figure is not None
 
 

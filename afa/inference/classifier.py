@@ -18,13 +18,11 @@ from afa.errors import CheckpointError, ConfigError, DataError
 from afa.machine.device import choose_device
 from afa.networks.backbones import BACKBONES, row_of
 from afa.networks.features import FeatureNetwork
-from afa.results.records import rank_classes
+from afa.results.records import most_probable
 from afa.results.run_folder import find_checkpoint
 from afa.training.checkpoint import Checkpoint, load_checkpoint
 from afa.training.engine import predict
 from afa.training.learner import build_target, head_width
-
-BATCH_SIZE = 64
 
 
 class Prediction(NamedTuple):
@@ -67,7 +65,7 @@ class Classifier:
             raise DataError(problems)
         return [prediction for batch in batches for prediction in self.to_predictions(batch)]
 
-    def logits(self, paths: Sequence[Path], batch_size: int = BATCH_SIZE) -> Iterator[Logits]:
+    def logits(self, paths: Sequence[Path], batch_size: int = 64) -> Iterator[Logits]:
         """Compute the logits of ``batch_size`` images at a time, exactly as an evaluation does.
 
         On the CPU the logits of an image are bit-identical to those of the evaluation; on a GPU
@@ -92,12 +90,8 @@ class Classifier:
 
     def to_predictions(self, batch: Logits) -> list[Prediction]:
         """Class names and probabilities of the best five classes of each image."""
-        ranked = rank_classes(batch.logits, 5)
-        probabilities = batch.logits.softmax(dim=1).gather(1, ranked)
-        return [
-            Prediction(path, tuple(self.classes[index] for index in indices), tuple(values))
-            for path, indices, values in zip(batch.paths, ranked.tolist(), probabilities.tolist(), strict=True)
-        ]
+        ranked = most_probable(batch.logits, self.classes)
+        return [Prediction(path, *zip(*best, strict=True)) for path, best in zip(batch.paths, ranked, strict=True)]
 
 
 def load_classifier(
@@ -131,20 +125,13 @@ def load_classifier(
     names = tuple(content.classes)
     if not names:
         outputs = head_width(content, path, name)
-        if classes and len(classes) != outputs:
-            raise CheckpointError(f"{path}: its head has {outputs} classes, but there are {len(classes)} class names")
-        names = tuple(classes) or tuple(str(number) for number in range(outputs))
+        names = tuple(classes or map(str, range(outputs)))
+        if len(names) != outputs:
+            raise CheckpointError(f"{path}: its head has {outputs} classes, but there are {len(names)} class names")
     device, _ = choose_device(gpu_id)
-    size = content.image_size or row_of(name).image_size
-    return Classifier(
-        target=build_target(BackboneSettings(name=name), content, path, names).to(device).eval(),
-        backbone=name,
-        classes=names,
-        preprocessing=Preprocessing(size, content.augmentation or "default"),
-        device=device,
-        path=path,
-        checkpoint=content,
-    )
+    target = build_target(BackboneSettings(name=name), content, path, names).to(device).eval()
+    preprocessing = Preprocessing(content.image_size or row_of(name).image_size, content.augmentation or "default")
+    return Classifier(target, name, names, preprocessing, device, path, content)
 
 
 def read_classes(file: str) -> list[str]:

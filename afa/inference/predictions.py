@@ -1,16 +1,16 @@
 """``mode=predict``: classify images; results on the terminal and as CSV and JSON."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from afa.config.tasks import PredictSettings
 from afa.errors import ConfigError, DataError, printable
-from afa.files import keep_old, sha256, write_csv, write_json
-from afa.inference.classifier import Classifier, Prediction, load_classifier, read_classes
+from afa.files import keep_old, sha256, write_json
+from afa.inference.classifier import load_classifier, read_classes
 from afa.results.journal import Progress
+from afa.results.records import most_probable, write_most_probable
 from afa.results.run_folder import matching
 
 _SHOWN = 20  # images on the terminal; the files contain all of them
@@ -30,51 +30,41 @@ def predict_files(settings: PredictSettings) -> None:
         classes=read_classes(settings.classes_file),
     )
     paths = find_images(settings.input)
-    predictions: list[Prediction] = []
+    names: list[str] = []
+    guesses: list[list[tuple[str, float]]] = []
     problems: list[str] = []
     with Progress("predicting", len(paths)) as bar:
         for batch in classifier.logits(paths, settings.batch_size):
-            predictions += classifier.to_predictions(batch)
-            problems += batch.problems
+            names += [printable(str(path)) for path in batch.paths]
+            guesses += most_probable(batch.logits, classifier.classes)
+            problems += map(printable, batch.problems)
             bar.update(len(batch.paths) + len(batch.problems))
-    if not predictions:
+    if not names:
         raise DataError([*problems, f"{settings.input}: no image could be used"])
-    for path, classes, probabilities in predictions[:_SHOWN]:
-        ranked = zip(classes, probabilities, strict=True)
-        tqdm.write(printable(f"{path}: {', '.join(f'{name} {100 * value:.1f} %' for name, value in ranked)}"))
+    for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
+        tqdm.write(printable(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}"))
     for line in problems[:_SHOWN]:
-        tqdm.write(printable(f"skipped {line}"))
-    if more := max(len(predictions) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
+        tqdm.write(f"skipped {line}")
+    if more := max(len(names) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
         tqdm.write(f"and {more} more")
     folder = Path(settings.output)
-    kept = _write(folder, classifier, predictions, problems)
-    older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
-    done = f"{len(predictions)} images, {len(problems)} skipped"
-    print(f"{done}; predictions.csv and predictions.json are in {folder}{older}")
-
-
-def _write(
-    folder: Path, classifier: Classifier, predictions: Sequence[Prediction], problems: Sequence[str]
-) -> list[str]:
-    """Write both files; return the new names of older ones."""
+    top = [[{"class": label, "probability": value} for label, value in ranked] for ranked in guesses]
+    document = {
+        "checkpoint": str(classifier.path),
+        "checkpoint_sha256": sha256(classifier.path),
+        "images": [{"path": name, "top": best} for name, best in zip(names, top, strict=True)],
+        "skipped": problems,
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output: {folder} cannot be created: {error.strerror}") from None
-    table, document = folder / "predictions.csv", folder / "predictions.json"
-    kept = [old.name for old in map(keep_old, (table, document)) if old]
-    ranks = range(1, len(predictions[0].classes) + 1)
-    columns = [name for rank in ranks for name in (f"top{rank}", f"probability{rank}")]
-    rows, images = [], []
-    for path, classes, probabilities in predictions:
-        ranked = list(zip(classes, probabilities, strict=True))
-        rows.append([printable(str(path)), *(cell for name, p in ranked for cell in (name, f"{p:.6f}"))])
-        top = [{"class": name, "probability": p} for name, p in ranked]
-        images.append({"path": printable(str(path)), "top": top})
-    write_csv(table, ["path", *columns], rows)
-    checkpoint = {"checkpoint": str(classifier.path), "checkpoint_sha256": sha256(classifier.path)}
-    write_json(document, {**checkpoint, "images": images, "skipped": [printable(line) for line in problems]})
-    return kept
+    files = folder / "predictions.csv", folder / "predictions.json"
+    kept = [old.name for old in map(keep_old, files) if old]
+    write_most_probable(files[0], {"path": names}, guesses)
+    write_json(files[1], document)
+    older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
+    print(f"{len(names)} images, {len(problems)} skipped; {files[0].name} and {files[1].name} are in {folder}{older}")
 
 
 def find_images(wanted: str) -> list[Path]:

@@ -23,11 +23,10 @@ from afa.training.learner import Start, attention_state, build_attention, build_
 
 
 class LayerAttention(NamedTuple):
-    """Attention over the map of one aligned layer for B images, on the CPU; the weights of each image sum to 1.
+    """Attention over the map of the aligned module ``layer`` for B images, on the CPU.
 
-    Attributes:
-        layer: name of the module.
-        kind: ``spatial``: ``weights`` is (B, H, W) (eq. 5); ``channel``: (B, C) (eq. 7).
+    The weights of each image sum to 1. ``kind`` is ``spatial`` with weights (B, H, W) (eq. 5), or ``channel`` with
+    weights (B, C) (eq. 7).
     """
 
     layer: str
@@ -38,8 +37,8 @@ class LayerAttention(NamedTuple):
 def attention_maps(classifier: Classifier, images: Sequence[str | Path]) -> list[LayerAttention]:
     """Attention of the stage that wrote the checkpoint, from shallow to deep layers.
 
-    It is computed from the maps of the source network with which the stage was trained.
-    The list is empty for a method without attention.
+    It is computed from the maps of the source network with which the stage was trained; a method without attention
+    has none.
 
     Raises:
         DataError: an image cannot be used.
@@ -61,8 +60,8 @@ def centre_views(classifier: Classifier, paths: Sequence[Path]) -> tuple[list[Im
 def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
     """Same as ``attention_maps``, for normalised (B, 3, S, S) views."""
     checkpoint, path = classifier.checkpoint, classifier.path
-    states = {kind: attention_state(checkpoint, kind) for kind in (Spatial, Channel)}
-    if not any(states.values()):
+    states = {kind: state for kind in (Spatial, Channel) if (state := attention_state(checkpoint, kind))}
+    if not states:
         return []
     backbone = read_settings(checkpoint, path).backbone
     source = build_source(backbone, stage_source(checkpoint, path), {"maps"}, classifier.device)
@@ -70,14 +69,11 @@ def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
     shapes = [MapShape(*map_.shape[1:]) for map_ in maps]
     result = []
     for kind, state in states.items():
-        if not state:
-            continue
         term = build_attention(kind, state, shapes, path, classifier.preprocessing.image_size).to(classifier.device)
         for layer, map_, attend in zip(checkpoint.aligned_layers, maps, term.attentions, strict=True):
             weights = attend(map_).cpu()
-            if kind is Spatial:
-                weights = weights.unflatten(1, map_.shape[2:])
-            result.append(LayerAttention(layer, kind.name, weights))
+            shaped = weights.unflatten(1, map_.shape[2:]) if kind is Spatial else weights
+            result.append(LayerAttention(layer, kind.name, shaped))
     return result
 
 
@@ -96,12 +92,9 @@ def stage_source(checkpoint: Checkpoint, path: Path) -> Start:
         before = StageFolder(folder.with_name(f"stage_{index}")).best
     else:
         run = folder.parent if folder.name == "stage_1" else folder
-        repeat = run.name.removeprefix("repeat_")
-        before = find_checkpoint(
-            settings.run.pre_trained_path,
-            settings.run.outpath,
-            repeat=int(repeat) if settings.run.repeat > 1 and repeat.isdecimal() else 1,
-        )
+        name = run.name.removeprefix("repeat_")
+        repeat = int(name) if settings.run.repeat > 1 and name.isdecimal() else 1
+        before = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat=repeat)
     return Start(load_checkpoint(before).model, str(before), with_head=True)
 
 

@@ -32,26 +32,13 @@ class ClassifiedImage(NamedTuple):
         return image
 
 
-class ConfusedPair(NamedTuple):
-    """Images of class ``true`` classified as ``predicted``, the most confident first; ``total`` images are ``true``."""
-
-    true: str
-    predicted: str
-    images: list[ClassifiedImage]
-    total: int
-
-
 class ClassAccuracy(NamedTuple):
-    """Number of test images of a class, and how many of them are classified correctly."""
+    """Number of test images of a class, how many of them are classified correctly, and this in percent."""
 
     name: str
     images: int
     correct: int
-
-    @property
-    def top1(self) -> float:
-        """In percent."""
-        return 100 * self.correct / self.images
+    top1: float
 
 
 @dataclass(frozen=True)
@@ -72,18 +59,18 @@ class Confusion:
 
     def per_class(self) -> list[ClassAccuracy]:
         """Accuracy of each class, the lowest first."""
-        accuracies = [ClassAccuracy(name, total, self.counts[name, name]) for name, total in self.totals.items()]
+        correct = [(name, total, self.counts[name, name]) for name, total in self.totals.items()]
+        accuracies = [ClassAccuracy(name, total, hits, 100 * hits / total) for name, total, hits in correct]
         return sorted(accuracies, key=lambda accuracy: (accuracy.top1, accuracy.name))
 
-    def most_confused(self, limit: int) -> list[ConfusedPair]:
-        """The most frequent errors, at most ``limit`` pairs of classes."""
-        errors = Counter({pair: count for pair, count in self.counts.items() if pair[0] != pair[1]})
-        pairs = []
-        for (true, predicted), _ in errors.most_common(limit):
-            images = [image for image in self.predictions if (image.true, image.predicted) == (true, predicted)]
-            images.sort(key=lambda image: -image.probability)
-            pairs.append(ConfusedPair(true, predicted, images, self.totals[true]))
-        return pairs
+    def most_confused(self, limit: int) -> list[list[ClassifiedImage]]:
+        """The images of the ``limit`` most frequent pairs of different classes, the most confident images first."""
+        errors: dict[tuple[str, str], list[ClassifiedImage]] = {}
+        for image in self.predictions:
+            if image.true != image.predicted:
+                errors.setdefault((image.true, image.predicted), []).append(image)
+        pairs = sorted(errors.values(), key=len, reverse=True)[:limit]
+        return [sorted(images, key=lambda image: -image.probability) for images in pairs]
 
 
 def read_predictions(path: Path) -> Confusion:
@@ -94,11 +81,10 @@ def read_predictions(path: Path) -> Confusion:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return Confusion(
-                [
-                    ClassifiedImage(Path(row["path"]), row["true"], row["top1"], float(row["probability1"]))
-                    for row in csv.DictReader(file)
-                ]
-            )
+            images = [
+                ClassifiedImage(Path(row["path"]), row["true"], row["top1"], float(row["probability1"]))
+                for row in csv.DictReader(file)
+            ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise AFAError(f"{path}: missing or damaged; run the same command with overwrite=true to write it") from None
+    return Confusion(images)

@@ -5,7 +5,6 @@ import io
 import os
 import shlex
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,9 @@ def write_report(folder: Path) -> Path:
     """
     run = read_finished_run(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template, style = (
-        files("afa.report").joinpath(name).read_text("utf-8") for name in ("page.html.jinja", "style.css")
-    )
+    template, style = (Path(__file__).with_name(name).read_text("utf-8") for name in ("page.html.jinja", "style.css"))
     text = environment.from_string(template).render(page=_contents(run), style=style)
-    # The name of a folder may contain bytes that are not UTF-8.
-    write_text(run.folder.report_html, text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    write_text(run.folder.report_html, text)
     return run.folder.report_html
 
 
@@ -114,9 +110,10 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         "checkpoint": name,
         "matrix": plots.to_svg(plots.confusion_matrix(confusion), "confusion matrix"),
         "pairs": [
-            (pair, [(image, _data_uri(image.read(_THUMBNAIL))) for image in pair.images[:_EXAMPLES]])
-            for pair in confusion.most_confused(_PAIRS)
+            (images, [(image, _data_uri(image.read(_THUMBNAIL))) for image in images[:_EXAMPLES]])
+            for images in confusion.most_confused(_PAIRS)
         ],
+        "totals": confusion.totals,
         "per_class": [
             {"class": c.name, "test images": c.images, "correct": c.correct, "top-1 %": f"{c.top1:.2f}"}
             for c in confusion.per_class()

@@ -6,8 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from statistics import fmean
+from itertools import chain, product, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,20 +38,12 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text remains text
     "svg.hashsalt": "afa",
     "text.color": _INK,
-    "axes.labelcolor": _QUIET,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "axes.edgecolor": _RULE,
-    "grid.color": _RULE,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), _QUIET),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), _RULE),
     "axes.axisbelow": True,
-    "figure.constrained_layout.w_pad": 0.06,
-    "figure.constrained_layout.h_pad": 0.06,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "legend.frameon": False,
+    **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.06),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "ytick.minor.size"), 0),
 }
 
 
@@ -69,10 +60,8 @@ def to_svg(figure: Figure, label: str) -> str:
 
     What matplotlib takes for an artist's URL becomes the text that is shown while the mouse is over the artist.
     """
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = re.sub(r"<defs>\s*<style.*?</defs>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
     text = re.sub(r"<a xlink:href=([\"'])(.*?)\1[^>]*>", r"<g><title>\2</title>", text).replace("</a>", "</g>")
@@ -95,11 +84,6 @@ def to_image(figure: Figure) -> Image.Image:
     return Image.fromarray(np.array(canvas.buffer_rgba()))
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure to a PNG file."""
-    to_image(figure).save(path)
-
-
 def tile(figures: Sequence[Figure]) -> Image.Image:
     """Figures of one size, two in a row."""
     images = [to_image(figure) for figure in figures]
@@ -110,16 +94,11 @@ def tile(figures: Sequence[Figure]) -> Image.Image:
     return tiled
 
 
-# A run: curves of its stages, errors of its checkpoint.
-
-
 @_style()
 def stage_curves(histories: Sequence[Sequence[EpochRow]], selected_on: str) -> dict[str, Figure]:
-    """Title -> figure: accuracy, losses, learning rate and entropies of a stage over its epochs.
+    """Title -> figure: accuracy, losses, learning rate and entropies of a stage over the epochs of all repeats.
 
-    Args:
-        histories: the epochs of each repeat; all repeats have the same colours.
-        selected_on: the images that select the best epoch, ``test`` or ``held_out``.
+    ``selected_on``: the images that select the best epoch, ``test`` or ``held_out``.
     """
     lines: dict[str, Callable[[EpochRow], dict[str, float]]] = {
         "Accuracy, %": lambda row: {"training": row.train_top1, selected_on: row.top1},
@@ -131,23 +110,14 @@ def stage_curves(histories: Sequence[Sequence[EpochRow]], selected_on: str) -> d
     figures = {}
     for title, read in lines.items():
         labels = list(read(histories[0][0]))
+        drawstyle = "steps-mid" if title == "Learning rate" else "default"
         figure, ((ax,),) = _panels(1, 1, width=5, height=2.8)
-        shown = False  # all values are 0 for the alignment loss of a method without alignment
-        for number, label in enumerate(labels):
-            for repeat, history in enumerate(histories):
-                points = [(row.epoch, value) for row in history if math.isfinite(value := read(row)[label])]
-                shown |= any(value for _, value in points)
-                ax.plot(
-                    [epoch for epoch, _ in points],
-                    [value for _, value in points],
-                    color=f"C{number}",
-                    marker="." if len(points) == 1 else "",
-                    drawstyle="steps-mid" if title == "Learning rate" else "default",
-                    label="" if repeat else label,
-                    clip_on=False,
-                )
-        if not shown:
-            continue
+        for (number, label), (repeat, history) in product(enumerate(labels), enumerate(histories)):
+            points = [(row.epoch, value) for row in history if math.isfinite(value := read(row)[label])]
+            (line,) = ax.plot(*np.reshape(points, (-1, 2)).T, color=f"C{number}", drawstyle=drawstyle, clip_on=False)
+            line.set(label="" if repeat else label, marker="." if len(points) == 1 else "")
+        if not any(np.any(line.get_ydata()) for line in ax.lines):
+            continue  # all values are 0 for the alignment loss of a method without alignment
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(axis="y", clip_on=False)
@@ -162,37 +132,33 @@ def stage_curves(histories: Sequence[Sequence[EpochRow]], selected_on: str) -> d
 @_style()
 def confusion_matrix(confusion: Confusion) -> Figure:
     """Number of images of each true and predicted class, darker for a larger fraction of the true class."""
-    index = {name: number for number, name in enumerate(confusion.totals)}
-    labelled = len(index) <= _MAX_LABELLED
-    cell = 20 if labelled else 5  # points
-    figure = Figure(figsize=(cell * len(index) / 72, cell * len(index) / 72))
+    names, totals = list(confusion.totals), confusion.totals
+    cells = [(names.index(true), names.index(guess), true, guess, n) for (true, guess), n in confusion.counts.items()]
+    labelled = len(names) <= _MAX_LABELLED
+    side = 20 if labelled else 5  # points
+    figure = Figure(figsize=(side * len(names) / 72, side * len(names) / 72))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.scatter(
-        [index[predicted] for _, predicted in confusion.counts],
-        [index[true] for true, _ in confusion.counts],
-        s=cell**2,
+        [column for _, column, *_ in cells],
+        [row for row, *_ in cells],
+        s=side**2,
         marker="s",
         # At most 0.7, so that the contrast to the counts is at least 4.5.
-        color=[to_rgba(_BLUE, 0.7 * count / confusion.totals[true]) for (true, _), count in confusion.counts.items()],
+        color=[to_rgba(_BLUE, 0.7 * n / totals[true]) for *_, true, _, n in cells],
         linewidths=0,
         clip_on=False,
-        urls=[
-            printable(f"{true} classified as {predicted}: {count} of {confusion.totals[true]}")
-            for (true, predicted), count in confusion.counts.items()
-        ],
+        urls=[printable(f"{true} classified as {guess}: {n} of {totals[true]}") for *_, true, guess, n in cells],
     )
-    ax.set(xlim=(-0.5, len(index) - 0.5), ylim=(len(index) - 0.5, -0.5), xlabel="predicted", ylabel="true")
+    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="true")
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
     ax.spines[:].set_visible(True)
+    ax.set(xticks=[], yticks=[])
     if labelled:
-        names = [_short(name) for name in index]
-        ax.set_xticks(range(len(names)), names, rotation=90)
-        ax.set_yticks(range(len(names)), names)
-        for (true, predicted), count in confusion.counts.items():
-            ax.text(index[predicted], index[true], str(count), ha="center", va="center")
-    else:
-        ax.set(xticks=[], yticks=[])
+        ax.set_xticks(range(len(names)), map(_short, names), rotation=90)
+        ax.set_yticks(range(len(names)), map(_short, names))
+        for row, column, *_, count in cells:
+            ax.text(column, row, str(count), ha="center", va="center")
     # The names are outside the axes: enlarge the figure until it contains them.
     bounds = figure.get_tightbbox().padded(0.05)
     ax.set_position((-bounds.x0 / bounds.width, -bounds.y0 / bounds.height, *(figure.get_size_inches() / bounds.size)))
@@ -207,8 +173,7 @@ def class_accuracies(accuracies: Sequence[ClassAccuracy]) -> Figure:
     bars = ax.barh(range(len(accuracies)), [accuracy.top1 for accuracy in accuracies], color=_BLUE)
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.set_yticks(range(len(accuracies)), [_short(accuracy.name) for accuracy in accuracies])
-    ax.set(xlim=(0, 100), ylim=(len(accuracies) - 0.5, -0.5), title="Top-1 of each class, %")
-    ax.set_xticks([])
+    ax.set(xlim=(0, 100), ylim=(len(accuracies) - 0.5, -0.5), xticks=[], title="Top-1 of each class, %")
     return figure
 
 
@@ -221,9 +186,6 @@ def _panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Fi
     """A grid of axes; ``width`` and ``height`` of each in inches."""
     figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
-
-
-# Images: attention and activations of a checkpoint, examples of errors.
 
 
 class Captioned(NamedTuple):
@@ -243,8 +205,7 @@ def image_rows(rows: Sequence[Sequence[Captioned]]) -> Figure:
     for row, images in enumerate(rows, start=1):
         for column, (image, title, detail) in enumerate(images):
             x, y = _GAP + column * (SIDE + _GAP), height - row * (SIDE + _CAPTION + _GAP)
-            square = ImageOps.pad(image.convert("RGBA"), (SIDE, SIDE), color=(0, 0, 0, 0))
-            figure.figimage(np.asarray(square), x, y)
+            figure.figimage(np.asarray(ImageOps.pad(image.convert("RGBA"), (SIDE, SIDE), color=(0, 0, 0, 0))), x, y)
             caption = f"{_short(title)}\n{_short(detail)}"
             figure.text(x / width, (y + SIDE + 2) / height, caption, va="bottom", fontsize=7)
     return figure
@@ -264,35 +225,27 @@ def attention_rows(
         for row, own in zip(rows, weights, strict=True):
             if kind == "spatial":
                 relative = own.numpy() * own.numel()
-                grey = row[0].image.convert("L").convert("RGB")
-                image = Image.blend(grey, heat_map(relative, 0, 2), 0.6)
-                row.append(Captioned(image, layer, f"{relative.min():.2f} to {relative.max():.2f}"))
+                image = Image.blend(row[0].image.convert("L").convert("RGB"), heat_map(relative, 0, 2), 0.6)
+                detail = f"{relative.min():.2f} to {relative.max():.2f}"
             else:
                 image = to_image(sorted_weights(own.numpy()))
-                row.append(Captioned(image, layer, f"entropy {entropy(own[None]).item():.3f}"))
+                detail = f"entropy {entropy(own[None]).item():.3f}"
+            row.append(Captioned(image, layer, detail))
     return kinds
 
 
 def activation_rows(images: Sequence[Image.Image], maps: Mapping[str, Tensor]) -> list[list[Captioned]]:
     """The same channel of one layer in several networks (Figure 2 of the paper), a row for each image.
 
-    The channel is the one with the largest spatial variance in the first network. All maps of a row
-    have one colour scale.
-
-    Args:
-        maps: title of a network -> its maps of the images, (B, C, H, W).
+    The channel has the largest spatial variance in the first network; all maps of a row have one colour scale.
+    ``maps``: title of a network -> its maps of the images, (B, C, H, W).
     """
     rows = []
     channels = next(iter(maps.values())).flatten(2).var(dim=2, correction=0).argmax(dim=1).tolist()
     for index, (image, channel) in enumerate(zip(images, channels, strict=True)):
-        values = {title: of_network[index, channel].numpy() for title, of_network in maps.items()}
-        low, high = min(map(np.min, values.values())), max(map(np.max, values.values()))
-        rows.append(
-            [
-                Captioned(image, "image", f"channel {channel}"),
-                *(Captioned(heat_map(map_, low, high), title) for title, map_ in values.items()),
-            ]
-        )
+        values = np.stack([of_network[index, channel] for of_network in maps.values()])
+        coloured = (heat_map(of_network, values.min(), values.max()) for of_network in values)
+        rows.append([Captioned(image, "image", f"channel {channel}"), *map(Captioned, coloured, maps)])
     return rows
 
 
@@ -314,76 +267,49 @@ def sorted_weights(weights: np.ndarray) -> Figure:
     return figure
 
 
-# A grid of runs. These functions return None if there is nothing to plot.
-
-
-class Accuracies(NamedTuple):
-    """Top-1 of one method: last epoch, best epoch, and published; None where there is no value."""
-
-    network: str
-    dataset: str
-    method: str
-    last: Spread | None
-    best: Spread | None
-    published: Spread | None
-
-
 @_style()
-def accuracy_panels(rows: Sequence[Accuracies], selected_on: str) -> Figure | None:
+def accuracy_panels(accuracies: Mapping[tuple[str, str, str], Sequence[Spread | None]], selected_on: str) -> Figure:
     """A panel for each network and data set: accuracies of all methods.
 
     Args:
-        selected_on: the images that selected the best epochs; empty: ``test``.
+        accuracies: network, data set, method -> top-1 at the last epoch, at the best epoch, and published, in percent.
+        selected_on: the images that selected the best epochs.
     """
-    shown = [row for row in rows if row.last or row.published]
-    if not shown:
-        return None
-    networks, datasets, methods = (list(dict.fromkeys(names)) for names in list(zip(*shown, strict=True))[:3])
+    networks, datasets, methods = (list(dict.fromkeys(names)) for names in zip(*accuracies, strict=True))
     figure, axes = _panels(len(networks), len(datasets), width=4.5, height=0.8 + 0.3 * len(methods))
-    for panel_row, network in zip(axes, networks, strict=True):
-        for ax, dataset in zip(panel_row, datasets, strict=True):
-            ax.set(title=f"{network}, {dataset}", xlabel="top-1, %", ylim=(len(methods) - 0.5, -0.5))
-            ax.set_yticks(range(len(methods)), methods)
-            ax.grid(axis="x")
-    for row in shown:
-        ax, y = axes[networks.index(row.network)][datasets.index(row.dataset)], methods.index(row.method)
-        markers = ((row.last, -0.2, "o", "C0"), (row.best, 0.0, "s", "C1"), (row.published, 0.2, "D", "black"))
-        for value, shift, marker, colour in markers:
-            if value:
+    markers = ((-0.2, "o", "C0"), (0.0, "s", "C1"), (0.2, "D", "black"))
+    for ax, panel in zip(chain(*axes), product(networks, datasets), strict=True):
+        ax.set(title=", ".join(panel), xlabel="top-1, %", ylim=(len(methods) - 0.5, -0.5))
+        ax.set_yticks(range(len(methods)), methods)
+        ax.grid(axis="x")
+        for (y, method), (index, (shift, marker, colour)) in product(enumerate(methods), enumerate(markers)):
+            if value := accuracies.get((*panel, method), (None,) * 3)[index]:
                 ax.errorbar(value.mean, y + shift, xerr=value.deviation, fmt=marker, color=colour, markersize=4)
-    figure.suptitle(f"circle: last epoch, square: best epoch on {selected_on or 'test'}, diamond: published")
+    figure.suptitle(f"circle: last epoch, square: best epoch on {selected_on}, diamond: published")
     return figure
 
 
 @_style()
-def loss_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, float]]]]]) -> Figure | None:
+def loss_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, float]]]]]) -> Figure:
     """Cross-entropy (training and test) and total loss (training) over the epochs of all stages, mean of the seeds.
 
-    Args:
-        panels: title -> method -> the epochs of each seed, as columns of ``log.txt`` -> value.
+    ``panels``: title -> method -> the epochs of each seed, as columns of ``log.txt`` -> value.
     """
-    if not panels:
-        return None
     figure, axes = _panels(len(panels), 2, width=4.5, height=3.5)
     for (cross_entropy, total), (title, methods) in zip(axes, panels.items(), strict=True):
+        lines = ((cross_entropy, "clc_loss", "-"), (cross_entropy, "val_loss", "--"), (total, "train_total_loss", "-"))
         for number, (method, seeds) in enumerate(methods.items()):
-            for ax, column, linestyle in (
-                (cross_entropy, "clc_loss", "-"),
-                (cross_entropy, "val_loss", "--"),
-                (total, "train_total_loss", "-"),
-            ):
+            for ax, column, linestyle in lines:
                 means = {}
-                for epoch in range(max(map(len, seeds))):
-                    values = [history[epoch].get(column, math.nan) for history in seeds if epoch < len(history)]
-                    if finite := [value for value in values if math.isfinite(value)]:
-                        means[epoch + 1] = fmean(finite)
+                for epoch, rows in enumerate(zip_longest(*seeds, fillvalue={}), 1):
+                    if finite := [value for row in rows if math.isfinite(value := row.get(column, math.nan))]:
+                        means[epoch] = spread(finite).mean
                 ax.plot(list(means), list(means.values()), linestyle, color=f"C{number}", label=method)
         cross_entropy.set(title=title, xlabel="epoch", ylabel="cross-entropy")
         total.set(title=title, xlabel="epoch", ylabel="total loss", yscale="log")
         for ax in (cross_entropy, total):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        total.yaxis.set_major_formatter(LogFormatter())  # the default is a formula
-        total.yaxis.set_minor_formatter(LogFormatter())
+        total.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())  # the default is a formula
         total.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle("solid: training, dashed: test; mean of the seeds, all stages in order")
     return figure
@@ -392,24 +318,22 @@ def loss_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str,
 @_style()
 def images_per_class(
     measured: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
-    published: Mapping[str, Mapping[str, Mapping[float, float]]],
-) -> Figure | None:
+    published: Mapping[tuple[str, str, float], float],
+) -> Figure:
     """A panel for each network: accuracy of the best epoch over the number of training images per class.
 
     Args:
         measured: network -> method -> training images per class -> top-1 of each seed, in percent.
-        published: the same with one top-1; networks and methods may be missing.
+        published: network, method, training images per class -> top-1 in percent.
     """
-    if not measured:
-        return None
     figure, axes = _panels(1, len(measured), width=max(4.5, 7 / len(measured)), height=4)
     for ax, (network, methods) in zip(axes[0], measured.items(), strict=True):
         for number, (method, points) in enumerate(methods.items()):
-            spreads = {images: spread(values) for images, values in sorted(points.items())}
-            means, deviations = [s.mean for s in spreads.values()], [s.deviation for s in spreads.values()]
-            ax.errorbar(list(spreads), means, yerr=deviations, fmt="o-", color=f"C{number}", label=method)
-            marks = published.get(network, {}).get(method, {})
-            ax.plot(list(marks), list(marks.values()), "D", color=f"C{number}", fillstyle="none")
+            sizes = sorted(points)
+            means, deviations, _ = zip(*(spread(points[size]) for size in sizes), strict=True)
+            ax.errorbar(sizes, means, yerr=deviations, fmt="o-", color=f"C{number}", label=method)
+            marks = [published.get((network, method, size), math.nan) for size in sizes]
+            ax.plot(sizes, marks, "D", color=f"C{number}", fillstyle="none")
         ax.set(title=f"{network}; diamonds: published", xlabel="training images per class", ylabel="best top-1, %")
         ax.legend()
     return figure

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,8 @@ def visualize(settings: VisualizeSettings) -> None:
     Raises:
         AFAError: a checkpoint or an image cannot be used, or the files cannot be written.
     """
-    classifier, *others = (
-        load_classifier(
-            name, outpath=settings.outpath, gpu_id=settings.gpu_id, base_model_name=settings.base_model_name
-        )
-        for name in (settings.pre_trained_path, *settings.compare)
-    )
+    known = {name: getattr(settings, name) for name in ("outpath", "gpu_id", "base_model_name")}
+    classifier, *others = (load_classifier(name, **known) for name in (settings.pre_trained_path, *settings.compare))
     if settings.input:
         paths = find_images(settings.input)
     elif classifier.checkpoint.settings:
@@ -59,9 +56,8 @@ def visualize(settings: VisualizeSettings) -> None:
                 writer.add_image(name, np.asarray(image), dataformats="HWC")
                 print(path, flush=True)
     except OSError as error:
-        raise AFAError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another output=<folder>"
-        ) from None
+        reason = error.strerror or error
+        raise AFAError(f"{folder}: cannot be written: {reason}; choose another output=<folder>") from None
     if moved:
         print(f"the previous files are kept in {moved}")
 
@@ -82,10 +78,10 @@ def _named_images(
             missing = Image.new("RGB", (1, 1), "lightgrey")
             rows = [
                 [
-                    plots.Captioned(image.read(plots.SIDE) or missing, image.true, f"as {image.predicted}")
-                    for image in pair.images[:_EXAMPLES]
+                    plots.Captioned(i.read(plots.SIDE) or missing, i.true, f"as {i.predicted}")
+                    for i in images[:_EXAMPLES]
                 ]
-                for pair in pairs
+                for images in pairs
             ]
             yield "most_confused", plots.to_image(plots.image_rows(rows))
     else:
@@ -113,14 +109,12 @@ def _networks(classifier: Classifier, others: Sequence[Classifier], layers: Sequ
     starts = {"source": source_start(backbone)}
     for other in (*others, classifier):
         if (other.backbone, other.preprocessing) != (classifier.backbone, classifier.preprocessing):
-            raise CheckpointError(
-                f"{other.path}: its network, image size or preprocessing is not that of {classifier.path}"
-            )
+            message = f"its network, image size or preprocessing is not that of {classifier.path}"
+            raise CheckpointError(f"{other.path}: {message}")
         method = METHODS.get(other.checkpoint.method)
-        title = name = method.label if method else other.path.stem
-        number = 1
-        while title in starts:
-            number += 1
-            title = f"{name} ({number})"
-        starts[title] = Start(other.checkpoint.model, str(other.path), with_head=True)
+        name = method.label if method else other.path.stem
+        titles = (f"{name} ({number})" if number > 1 else name for number in count(1))
+        starts[next(title for title in titles if title not in starts)] = Start(
+            other.checkpoint.model, str(other.path), with_head=True
+        )
     return {title: build_source(backbone, start, {"maps"}, classifier.device) for title, start in starts.items()}

@@ -1,10 +1,11 @@
 """Files of a stage: ``log.txt``, TensorBoard scalars, predictions."""
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from afa.files import write_csv, write_text
@@ -67,6 +68,30 @@ class Scalars:
         self._writer.close()
 
 
+def most_probable(logits: Tensor, classes: Sequence[str]) -> list[list[tuple[str, float]]]:
+    """Name and probability of the five most probable classes for each row of the (N, K) logits, in descending order."""
+    ranked = rank_classes(logits)
+    probabilities = logits.softmax(dim=1).gather(1, ranked)
+    return [
+        [(classes[index], probability) for index, probability in zip(*row, strict=True)]
+        for row in zip(ranked.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def write_most_probable(
+    path: Path, columns: Mapping[str, Sequence[object]], guesses: Sequence[Sequence[tuple[str, float]]]
+) -> None:
+    """Write a CSV file with a row for each image: the ``columns``, then the ``guesses``, see ``most_probable``.
+
+    Raises:
+        AFAError: it cannot be written.
+    """
+    ranks = range(1, len(guesses[0]) + 1)
+    header = [*columns, *(name for rank in ranks for name in (f"top{rank}", f"probability{rank}"))]
+    cells = ([cell for name, value in ranked for cell in (name, f"{value:.6f}")] for ranked in guesses)
+    write_csv(path, header, [[*own, *more] for *own, more in zip(*columns.values(), cells, strict=True)])
+
+
 def write_predictions(
     folder: StageFolder, *, paths: Sequence[Path], labels: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> None:
@@ -79,20 +104,10 @@ def write_predictions(
     Raises:
         AFAError: a file cannot be written.
     """
-    ranked = rank_classes(logits)
-    probabilities = logits.softmax(dim=1).gather(1, ranked)
-    is_correct = ranked[:, 0] == labels
-    rows = []
-    for path, label, correct, indices, values in zip(
-        paths, labels.tolist(), is_correct.tolist(), ranked.tolist(), probabilities.tolist(), strict=True
-    ):
-        guesses = [cell for i, value in zip(indices, values, strict=True) for cell in (classes[i], f"{value:.6f}")]
-        rows.append([path, classes[label], int(correct), *guesses])
-    columns = [name for rank in range(1, ranked.shape[1] + 1) for name in (f"top{rank}", f"probability{rank}")]
-    write_csv(folder.predictions_csv, ["path", "true", "correct", *columns], rows)
-
-    images = torch.bincount(labels, minlength=len(classes)).tolist()
-    hits = torch.bincount(labels[is_correct], minlength=len(classes)).tolist()
-    counts = zip(classes, images, hits, strict=True)
-    rows = [[name, total, correct, f"{100 * correct / total:.2f}"] for name, total, correct in counts]
+    guesses = most_probable(logits, classes)
+    true = [classes[label] for label in labels.tolist()]
+    correct = [int(name == ranked[0][0]) for name, ranked in zip(true, guesses, strict=True)]
+    write_most_probable(folder.predictions_csv, {"path": paths, "true": true, "correct": correct}, guesses)
+    images, hits = Counter(true), Counter(itertools.compress(true, correct))
+    rows = [[name, images[name], hits[name], f"{100 * hits[name] / images[name]:.2f}"] for name in classes]
     write_csv(folder.per_class_csv, ["class", "images", "correct", "top1"], rows)

@@ -25,7 +25,9 @@ from tests.conftest import CLASSES
 @pytest.mark.parametrize(
     ("backbone", "augmentation"), [("resnet50", "default"), ("mobilenet_v2", "default"), ("mobilenet_v2", "improved")]
 )
-def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(make_checkpoint, settings_for, tmp_path, backbone, augmentation):
+def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(
+    make_checkpoint, settings_for, tmp_path, backbone, augmentation
+):
     """For any batch size and order, although libraries choose kernels by the number of images."""
     path = make_checkpoint(backbone, augmentation)
     settings = settings_for(

@@ -47,9 +47,10 @@ def test_confusion_counts_and_sorts_errors():
         [predict("a", "a", 0.9), predict("a", "b", 0.4), predict("a", "b", 0.8), predict("b", "b"), predict("c", "a")]
     )
     first, second = confusion.most_confused(8)
-    assert (first.true, first.predicted, first.total) == ("a", "b", 3)
-    assert [image.probability for image in first.images] == [0.8, 0.4]
-    assert (second.true, second.predicted) == ("c", "a")
+    assert {image[1:3] for image in first} == {("a", "b")}
+    assert [image.probability for image in first] == [0.8, 0.4]
+    assert {image[1:3] for image in second} == {("c", "a")}
+    assert confusion.totals["a"] == 3
     assert [(c.name, c.correct, c.images) for c in confusion.per_class()] == [("c", 0, 1), ("a", 1, 3), ("b", 1, 1)]
     figure = plots.confusion_matrix(confusion)
     (ax,) = figure.axes
@@ -173,25 +174,17 @@ def test_captions_are_cut_and_cannot_control_a_terminal():
     assert is_complete(figure)
 
 
-def test_plots_of_a_grid(tmp_path):
+def test_plots_of_a_grid():
     value, epoch = Spread(90.0, 0.5, 3), {"clc_loss": 2.0, "val_loss": float("nan"), "train_total_loss": 3.0}
     figures = (
         plots.accuracy_panels(
-            [
-                plots.Accuracies("ResNet-101", "Dogs", "L2", value, value, None),
-                plots.Accuracies("ResNet-101", "Birds", "AFA", None, None, value),
-            ],
+            {("ResNet-101", "Dogs", "L2"): (value, value, None), ("ResNet-101", "Birds", "AFA"): (None, None, value)},
             "held_out",
         ),
         plots.loss_curves({"ResNet-101, Dogs": {"L2": [[epoch, epoch], [epoch]], "AFA": [[epoch]]}}),
-        plots.images_per_class({"ResNet-101": {"L2": {10.0: [50.0, 51.0], 20.5: [60.0]}}}, {"ResNet-101": {}}),
+        plots.images_per_class({"ResNet-101": {"L2": {10.0: [50.0, 51.0], 20.5: [60.0]}}}, {}),
     )
     for figure in figures:
-        assert figure is not None
         assert is_complete(figure)
-        plots.save_png(figure, tmp_path / "plot.png")
-        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     mean, _ = figures[1].axes
     assert [list(line.get_ydata()) for line in mean.lines] == [[2.0, 2.0], [], [2.0], []]
-    nothing = plots.Accuracies("ResNet-101", "Dogs", "L2", None, None, None)
-    assert (plots.accuracy_panels([nothing], ""), plots.loss_curves({}), plots.images_per_class({}, {})) == (None,) * 3
