@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch.optim import SGD
 
 from afa.method.objectives import Objective
@@ -21,7 +22,7 @@ def build_optimizer(
         "attention": list(objective.parameters()),
     }
     trained = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
-    return SGD(
+    optimizer = SGD(
         [{"params": parameters, "name": name} for name, parameters in trained.items() if parameters],
         lr=learning_rate,
         momentum=momentum,
@@ -29,6 +30,21 @@ def build_optimizer(
         # One kernel over all parameters; on a CPU the other two implementations take 2 to 4 times as long.
         fused=True,
     )
+    start_momentum(optimizer)
+    return optimizer
+
+
+def start_momentum(optimizer: SGD) -> None:
+    """Set a momentum that does not exist yet to 0, from which the first step computes the same bits as torch's.
+
+    torch allocates the momentum of a fused first step without a value. If the gradient scaler skips that step, because
+    its gradient overflows, the kernel writes no value either, and the next step would use what the memory contained.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if group["momentum"] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_learning_rate(optimizer: SGD, learning_rate: float) -> None:

@@ -7,6 +7,7 @@ from afa.config.settings import ComputeSettings
 from afa.errors import AFAError, ConfigError
 from afa.training.engine import train_step
 from afa.training.numerics import Precision
+from afa.training.optim import start_momentum
 from tests.learners import demo_learner
 
 CPU = torch.device("cpu")
@@ -33,11 +34,22 @@ def steps(learner, count=2):
     return [train_step(learner, images, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])) for _ in range(count)]
 
 
+def first_accepted(learner):
+    """The first step that changes a weight, and the number of steps before it: those whose gradient overflows."""
+    start = [parameter.detach().clone() for parameter in learner.target.parameters()]
+    learner.scaler.set_backoff_factor(1 / 16)  # instead of 1/2: fewer steps
+    for overflows in range(5):
+        (step,) = steps(learner, 1)
+        if step.gradient_norm > 0:
+            return step, overflows
+        assert all(map(torch.equal, learner.target.parameters(), start))
+    raise AssertionError("all steps overflow")
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("fp16", 0.02)])
 def test_in_sixteen_bits_losses_and_weights_stay_float32(learner_with, precision, tolerance):
     learner = learner_with(precision=precision)
-    # fp16's scale begins too high, and the steps that overflow change nothing.
-    step = next(step for step in steps(learner, 12) if step.gradient_norm > 0)
+    step, _ = first_accepted(learner)
     (exact,) = steps(learner_with(), 1)
     assert {value.dtype for value in (*step.losses, step.gradient_norm)} == {torch.float32}
     assert {parameter.dtype for parameter in learner.target.parameters()} == {torch.float32}
@@ -46,15 +58,45 @@ def test_in_sixteen_bits_losses_and_weights_stay_float32(learner_with, precision
     assert step.gradient_norm.item() == pytest.approx(exact.gradient_norm.item(), rel=10 * tolerance)
 
 
-def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_halved(learner_with):
+@pytest.fixture
+def uninitialised_is_nan():
+    """torch gives memory that it allocates without a value the value NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.usefixtures("uninitialised_is_nan")
+def test_after_steps_that_overflow_in_fp16_the_first_step_is_that_of_plain_sgd(learner_with, resumed):
     learner = learner_with(precision="fp16")
-    steps(learner, 1)
-    before = {name: value.clone() for name, value in learner.target.named_parameters()}
-    learner.scaler.update(2.0**100)
-    (step,) = steps(learner, 1)
-    assert step.gradient_norm == 0
-    assert all(torch.equal(value, before[name]) for name, value in learner.target.named_parameters())
-    assert learner.scaler.get_scale() == 2.0**99
+    optimizer = learner.optimizer
+    if resumed:  # from a checkpoint of an earlier version, which had no momentum before the first step
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
+        start_momentum(optimizer)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    start = [parameter.detach().clone() for parameter in trained]
+    step, overflows = first_accepted(learner)
+    assert overflows > 0
+    assert learner.scaler.get_scale() == 2.0 ** (16 - 4 * overflows)
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in trained]
+    assert step.gradient_norm == torch.stack([gradient.norm() for gradient in gradients]).norm()
+    rate = optimizer.param_groups[0]["lr"]
+    for parameter, before, gradient in zip(trained, start, gradients, strict=True):
+        torch.testing.assert_close(parameter.detach(), before - rate * gradient, rtol=1e-6, atol=1e-9)
+        assert torch.equal(optimizer.state[parameter]["momentum_buffer"], gradient)
+
+
+def test_steps_in_fp32_have_the_bits_of_torchs_own_momentum(learner_with):
+    own, torchs = learner_with(), learner_with()
+    torchs.optimizer.state.clear()
+    for learner in (own, torchs):
+        steps(learner, 3)
+    for one, other in zip(
+        *(learner.optimizer.state_dict()["state"].values() for learner in (own, torchs)), strict=True
+    ):
+        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+    assert all(map(torch.equal, own.target.parameters(), torchs.target.parameters()))
 
 
 @pytest.mark.parametrize(

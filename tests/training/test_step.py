@@ -91,6 +91,7 @@ def build(settings_for, method, dtype, *, channels_last):
     learner.target.network.classifier[0].p = 0.0  # dropout would draw differently in the two
     for module in (learner.target, learner.objective):
         module.to(dtype)
+    learner.optimizer.load_state_dict(learner.optimizer.state_dict())  # converts the momentum as well
     if dtype == torch.float64:  # folded in float32, it would stay a rounding error away
         layout = learner.target.memory_format
         source = FrozenSource(build_source_network(start).to(dtype), LAYERS, learner.device, layout)
