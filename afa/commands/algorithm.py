@@ -11,9 +11,10 @@ import torch
 
 from afa.commands.evaluation import evaluate_checkpoint
 from afa.commands.fixed_weights import with_fixed_weights
-from afa.commands.image_reader import Images
+from afa.commands.image_reader import Images, with_validation_folder
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, differences
+from afa.data.loaders import Split
 from afa.errors import AFAError
 from afa.files import claim_folder, move_aside, read_json, write_json, write_text
 from afa.machine.context import Context
@@ -42,6 +43,8 @@ def execute(settings: Settings, command: str = "") -> dict[str, Any]:
     Raises:
         AFAError: see its subclasses; also if the folder holds a run with other settings.
     """
+    with report_errors_once():
+        settings = with_validation_folder(settings)
     with open_run(settings) as opened:
         folder, context = opened.folder, opened.context
         if opened.finished is not None:
@@ -58,10 +61,9 @@ def execute(settings: Settings, command: str = "") -> dict[str, Any]:
         else:
             images = Images(settings.data, context)
             labels = " then ".join(stage.label for stage in settings.stages)
-            context.journal.log(
-                f"{labels}: {len(images.train.folder)} training images, {len(images.test.folder)} test images, "
-                f"{len(images.classes)} classes"
-            )
+            splits = {"training": images.train, "held-out": images.held_out, "test": images.test}
+            counts = [f"{len(split.folder)} {name} images" for name, split in splits.items() if split]
+            context.journal.log(f"{labels}: {', '.join(counts)}, {len(images.classes)} classes")
             repeats: list[list[StageResult]] = [[] for _ in range(settings.run.repeat)]
             for stage in stages(settings, images, folder):
                 repeats[stage.repeat - 1].append(train_stage(with_fixed_weights(stage, context), context))
@@ -185,10 +187,15 @@ def _summarise(settings: Settings, images: Images, repeats: list[list[StageResul
         "repeats": [[result.to_dict() for result in results] for results in repeats],
         "data": {
             "classes": len(images.classes),
-            "train": {"images": len(images.train.folder), "sha256": images.train.folder.fingerprint()},
-            "test": {"images": len(images.test.folder), "sha256": images.test.folder.fingerprint()},
+            "train": _describe_images(images.train),
+            "test": _describe_images(images.test),
+            **({"held_out": _describe_images(images.held_out)} if images.held_out else {}),
             "held_out_fraction": settings.data.validation_fraction,
             "test_views": images.preprocessing.views,
         },
         "table": results_table(repeats),
     }
+
+
+def _describe_images(split: Split) -> dict[str, Any]:
+    return {"images": len(split.folder), "sha256": split.folder.fingerprint()}

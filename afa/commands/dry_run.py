@@ -18,7 +18,7 @@ import torch
 from afa.commands.algorithm import check_folder, stages
 from afa.commands.evaluation import prepare_evaluation
 from afa.commands.fixed_weights import with_fixed_weights
-from afa.commands.image_reader import Images
+from afa.commands.image_reader import Images, with_validation_folder
 from afa.config.hocon import format_settings
 from afa.config.settings import Settings
 from afa.data.folders import ImageFolder
@@ -137,7 +137,7 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     Raises:
         AFAError: the reason for which the real run would stop at its start.
     """
-    folder = RunFolder(settings.run_path)
+    settings, folder = with_validation_folder(settings), RunFolder(settings.run_path)
     device, note = choose_device(settings.run.gpu_id)
     Precision(settings.compute.precision, device)  # raises before anything is written
     if settings.is_searched:  # the folder's future settings are not known yet
@@ -174,7 +174,8 @@ def _estimate_training(settings: Settings, folder: RunFolder, context: Context, 
     started = time.monotonic()
     images = Images(settings.data, context)
     reading = time.monotonic() - started
-    log(_describe_data(images.train.folder, images.test.folder, settings.data.validation_fraction))
+    held_out = images.held_out.folder if images.held_out else None
+    log(_describe_data(images.test.folder, images.train.folder, held_out, settings.data.validation_fraction))
     if folder.path.exists() and not settings.run.overwrite:
         # The first unfinished stage must be able to resume.
         for stage in stages(settings, images, folder):
@@ -251,7 +252,7 @@ def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Esti
     path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
     checkpoint, target, loader = prepare_evaluation(settings, path, context)
     reading = time.monotonic() - started
-    log(_describe_data(None, loader.folder, 0.0))
+    log(_describe_data(loader.folder))
     origin = f"{checkpoint.method} epoch {checkpoint.epoch}" if checkpoint.method else "a bare state dict"
     size = count_parameters(target.parameters())
     log(f"\n{path}: {origin}, {size:,} parameters, {loader.preprocessing.views} views per image")
@@ -312,10 +313,15 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def _describe_data(train: ImageFolder | None, test: ImageFolder, held_out_fraction: float) -> str:
+def _describe_data(
+    test: ImageFolder,
+    train: ImageFolder | None = None,
+    held_out: ImageFolder | None = None,
+    held_out_fraction: float = 0.0,
+) -> str:
     """Number of images per split, and how evenly they are distributed over the classes."""
     lines = [f"{len(test.classes)} classes in {test.root.parent}"]
-    for name, folder in (("training", train), ("test", test)):
+    for name, folder in (("training", train), ("held-out", held_out), ("test", test)):
         if folder is None:
             continue
         ordered = Counter(folder.labels).most_common()

@@ -1,20 +1,46 @@
 """Reads the images of a run: training, held-out and test split, decoded once if memory or disk permits."""
 
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from afa.config.settings import DataSettings
+from afa.config.settings import DataSettings, Settings
 from afa.data.disk_cache import DiskCache, MakeCanvas
-from afa.data.folders import ImageFolder, hold_out, scan_dataset, scan_split, without
+from afa.data.folders import (
+    ImageFolder,
+    find_layout,
+    hold_out,
+    missing_classes,
+    scan_dataset,
+    scan_held_out,
+    scan_split,
+    without,
+)
 from afa.data.images import available_memory, load_canvases
 from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
 from afa.errors import DataError
 from afa.machine.context import Context
+
+
+def with_validation_folder(settings: Settings) -> Settings:
+    """The settings of a training run with the validation folder that its data set has, if no fraction is held out.
+
+    Raises:
+        DataError: the data set has several validation folders, or the one of the settings has another purpose.
+    """
+    data = settings.data
+    if settings.run.mode == "eval":
+        return settings
+    layout = find_layout(Path(data.root) / data.dataset)
+    name = data.validation_folder or (layout.held_out.name if layout.held_out else "")
+    if name in (layout.train.name, layout.test.name):
+        raise DataError(f"validation_folder: {name} contains other images of the data set; it must be a third folder")
+    return replace(settings, data=replace(data, validation_folder="" if data.validation_fraction else name))
 
 
 class ImageReader:
@@ -32,8 +58,15 @@ class ImageReader:
         return self._read(folder, self.preprocessing.train_canvas)
 
     def read_test(self, folder: ImageFolder | None = None) -> Split:
-        """Read a split to test on, by default ``<dataset>/test``. Raises DataError for bad folders or images."""
-        return self._read(folder or scan_split(self.root / "test"), self.preprocessing.test_canvas)
+        """Read the test images, by default those of ``data/folders.py``. Raises DataError for bad folders or images."""
+        folder = folder or scan_split(find_layout(self.root).test)
+        if folder.root.name != "test":
+            self._journal.log(f"{self.root}: no test folder; {folder.root.name} contains the test images")
+        return self.read_held_out(folder)
+
+    def read_held_out(self, folder: ImageFolder) -> Split:
+        """Read images to score with the preprocessing of a test. Raises DataError for bad images."""
+        return self._read(folder, self.preprocessing.test_canvas)
 
     def _read(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
         on_disk = self._settings.cache == "disk"
@@ -85,7 +118,10 @@ def _no_canvas(image: Image.Image) -> np.ndarray:
 
 
 class Images:
-    """The training and test images of a run, read once for all its repeats and stages.
+    """The training, test and held-out images of a run, read once for all its repeats and stages.
+
+    Attributes:
+        held_out: those of the validation folder; None without one.
 
     Raises:
         DataError: folders or images that cannot be used; all of them, one line each.
@@ -97,6 +133,13 @@ class Images:
         train, test = scan_dataset(self._reader.root)
         self.train = self._reader.read_train(train)
         self.test = self._reader.read_test(test)
+        self.held_out: Split | None = None
+        if settings.validation_folder:
+            held_out = scan_held_out(self._reader.root / settings.validation_folder, train.classes)
+            missing = missing_classes(held_out)
+            if missing:
+                context.journal.log(missing)
+            self.held_out = self._reader.read_held_out(held_out)
         self.splits = lru_cache(maxsize=1)(self._splits)
         """Splits of a repeat, counted from 1; all its stages hold out the same images, whatever their seeds."""
 
@@ -111,6 +154,8 @@ class Images:
         return self._reader.preprocessing
 
     def _splits(self, repeat: int) -> Splits:
+        if self.held_out:
+            return Splits(self.train, self.held_out, self.test, selected_on="held_out")
         if not self._fraction:
             return Splits(self.train, self.test, self.test, selected_on="test")
         train, held_out = hold_out(self.train.folder, self._fraction, seed=repeat)
@@ -119,4 +164,4 @@ class Images:
             row_of = {path: row for row, path in enumerate(self.train.folder.paths)}
             rows = np.array([row_of[path] for path in train.paths])
         own = Split(train, self.train.canvases, rows)
-        return Splits(own, self._reader.read_test(held_out), self.test, selected_on="held_out")
+        return Splits(own, self._reader.read_held_out(held_out), self.test, selected_on="held_out")

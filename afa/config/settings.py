@@ -51,6 +51,12 @@ class DataSettings:
     validation_fraction: float = setting(
         "validation_fraction", "fraction of the training images to hold out; 0: none", default=0.0, low=0.0, high=0.9
     )
+    validation_folder: str = setting(
+        "validation_folder",
+        "held-out images next to train, if validation_fraction is 0; empty: val, valid or validation if it exists",
+        default="",
+        pattern=r"(?!\.)[^/\\]*",
+    )
     bad_images: str = setting(
         "bad_images", "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
     )
@@ -294,8 +300,12 @@ def section_values(section: Any, *, results_only: bool = False) -> dict[str, Any
 def differences(old: Settings, new: Settings) -> list[str]:
     """Settings that change a run's result and differ, for example ``alpha: 0.1, now 0.2``."""
     before, after = _result_values(old), _result_values(new)
+
+    def shown(values: dict[str, Any], key: str) -> Any:
+        return "none" if values.get(key, "") == "" else values[key]
+
     return [
-        f"{key}: {before.get(key, 'none')}, now {after.get(key, 'none')}"
+        f"{key}: {shown(before, key)}, now {shown(after, key)}"
         for key in before | after
         if before.get(key) != after.get(key)
     ]

@@ -25,7 +25,8 @@ from afa.results.run_folder import matching
 
 FROM_FOLDER = "from_folder"
 _DATA_SETS_OF = {
-    "images_per_class": ("caltech_256",),
+    "images_per_class": ("caltech_256", "grocery_store"),
+    "subset": ("grocery_store",),
     "test_fraction": (FROM_FOLDER,),
     "seed": (FROM_FOLDER,),
     "target_dataset": (FROM_FOLDER,),
@@ -95,7 +96,10 @@ class PrepareSettings:
     """``prepare=<data set>``: a published data set, or a folder of images, into training and test images."""
 
     prepare: str = setting("prepare", "data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
-    archive: str = setting("archive", "folder of the owner's files, or one of them; from_folder: the folder of classes")
+    archive: str = setting(
+        "archive",
+        "folder of the owner's files, or one of them; grocery_store: also a clone; from_folder: the folder of classes",
+    )
     target_data_dir: str = setting("target_data_dir", "folder that contains the data sets")
     target_dataset: str = setting(
         "target_dataset",
@@ -104,7 +108,18 @@ class PrepareSettings:
         pattern=r"(?!\.)[^/\\]*",
     )
     images_per_class: int = setting(
-        "images_per_class", "caltech_256: training images per class, 10 to 60 in the paper", default=30, low=1, high=60
+        "images_per_class",
+        "caltech_256: training images per class, 10 to 60 in the paper, 0: 30; grocery_store: at most, the first ones "
+        "of train.txt, 0: all",
+        default=0,
+        low=0,
+        high=60,
+    )
+    subset: str = setting(
+        "subset",
+        "grocery_store: all, or produce: the classes outside Packages with at least 20 training images",
+        default="all",
+        choices=("all", "produce"),
     )
     test_fraction: float = setting(
         "test_fraction", "from_folder: fraction of each class used as test images", default=0.2, low=0.01, high=0.9

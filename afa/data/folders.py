@@ -1,4 +1,4 @@
-"""Image folders ``<root>/{train,test}/<class>/*``: paths, labels and class names."""
+"""Image folders ``<root>/{train,test}/<class>/*``, optionally also ``val``: paths, labels and class names."""
 
 import difflib
 import hashlib
@@ -8,10 +8,13 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from afa.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+VALIDATION = ("val", "valid", "validation")
+"""Names of a folder with validation images."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +57,74 @@ class ImageFolder:
         return ImageFolder(self.root, paths, labels, self.classes)
 
 
+class Layout(NamedTuple):
+    """Folders of a data set; ``held_out`` is None if it has no validation folder, or if this is its test folder."""
+
+    train: Path
+    test: Path
+    held_out: Path | None
+
+
+def find_layout(root: Path) -> Layout:
+    """The folders of the data set in ``root``; without ``test``, the validation folder contains the test images.
+
+    Raises:
+        DataError: there are several validation folders.
+    """
+    train, test = root / "train", root / "test"
+    found = [root / name for name in VALIDATION if (root / name).is_dir()]
+    if len(found) > 1:
+        raise DataError(f"{root}: has the folders {', '.join(path.name for path in found)}; keep one of them")
+    if found and not test.exists():
+        return Layout(train, found[0], None)
+    return Layout(train, test, found[0] if found else None)
+
+
 def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
-    """List ``<root>/train`` and ``<root>/test``, which must have the same classes.
+    """List the training and the test images of the data set in ``root``, which must have the same classes.
 
     Raises:
         DataError: all problems of both folders, one line each.
     """
     if not root.is_dir():
-        layout = f"expected {root / 'train' / '<class>' / '*'} and {root / 'test' / '<class>' / '*'}"
-        raise DataError(f"{_explain_missing(root)}; {layout}")
+        expected = f"expected {root / 'train' / '<class>' / '*'} and {root / 'test' / '<class>' / '*'}"
+        raise DataError(f"{_explain_missing(root)}; {expected}")
     splits, problems = [], []
-    for name in ("train", "test"):
+    for path in find_layout(root)[:2]:
         try:
-            splits.append(scan_split(root / name))
+            splits.append(scan_split(path))
         except DataError as error:
             problems += error.lines
     if problems:
         raise DataError(problems)
     train, test = splits
     if train.classes != test.classes:
-        only = {"train": set(train.classes) - set(test.classes), "test": set(test.classes) - set(train.classes)}
+        name = test.root.name
+        only = {"train": set(train.classes) - set(test.classes), name: set(test.classes) - set(train.classes)}
         names = "; ".join(f"only in {name}: {_first_few(classes)}" for name, classes in only.items() if classes)
-        raise DataError(f"{root}: train and test have different classes; {names}")
+        raise DataError(f"{root}: train and {name} have different classes; {names}")
     return train, test
+
+
+def scan_held_out(root: Path, classes: Sequence[str]) -> ImageFolder:
+    """List the images of a validation folder, labelled by ``classes``, which may contain more than the folder.
+
+    Raises:
+        DataError: as ``scan_split``; or the folder has other classes.
+    """
+    found = scan_split(root)
+    others = set(found.classes) - set(classes)
+    if others:
+        raise DataError(f"{root}: has classes that train does not have: {_first_few(others)}")
+    labels = [classes.index(name) for name in found.classes]
+    return ImageFolder(root, found.paths, tuple(labels[label] for label in found.labels), tuple(classes))
+
+
+def missing_classes(folder: ImageFolder) -> str:
+    """A line about the classes without an image; empty if there is none."""
+    missing = {name for label, name in enumerate(folder.classes) if label not in set(folder.labels)}
+    counts = f"{len(missing)} of the {len(folder.classes)} classes have no image"
+    return f"{folder.root}: {counts}: {_first_few(missing)}" if missing else ""
 
 
 def scan_split(root: Path) -> ImageFolder:

@@ -1,9 +1,10 @@
-"""PUBLISHED: the data sets of the paper's Table 2, as their owners publish them.
+"""PUBLISHED: the data sets of the paper's Table 2 and one more, as their owners publish them.
 
 Plain data without torch. ``preparation/readers.py`` reads the unpacked files.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,14 @@ class Published:
     """A data set.
 
     Attributes:
-        folder: its name under ``target_data_dir`` in the published configs.
-        classes, train, test: numbers of classes and images in the paper's Table 2. If ``train``
-            is 0, there are ``classes`` times as many training images as the user requests per class.
+        folder: its name under ``target_data_dir`` in the published configs; the number of training images per class
+            is appended, if there is one.
+        classes, train, test: numbers of classes and images.
         archives: all files that are needed.
+        counted_in: the source of these numbers.
+        per_class: training images per class if the user sets none; 0: all.
+        smallest: number of training images of the smallest class; 0: not known.
+        subsets: value of ``subset`` -> the data set with the classes of this subset only.
     """
 
     title: str
@@ -33,6 +38,16 @@ class Published:
     train: int
     test: int
     archives: tuple[Archive, ...]
+    counted_in: str = "the paper's Table 2"
+    per_class: int = 0
+    smallest: int = 0
+    subsets: Mapping[str, "Published"] = field(default_factory=dict)
+
+    def train_images(self, per_class: int) -> int:
+        """Number of training images with at most ``per_class`` of each class, or all (0); 0 if it is not known."""
+        if not per_class:
+            return self.train
+        return self.classes * per_class if per_class <= self.smallest else 0
 
 
 _DOGS_SITE, _CALTECH_SITE = "http://vision.stanford.edu/aditya86/ImageNetDogs", "https://data.caltech.edu/records"
@@ -73,10 +88,28 @@ _FOOD = Archive(
     4_996_278_331,
 )
 
+_GROCERIES = Published(
+    "Grocery Store",
+    "Grocery_Store",
+    classes=81,
+    train=2_640,
+    test=2_485,
+    archives=(
+        Archive(
+            "GroceryStoreDataset-master.zip",  # made at each download, so it has no digest
+            "https://github.com/marcusklasson/GroceryStoreDataset/archive/refs/heads/master.zip",
+        ),
+    ),
+    counted_in="commit fc80ba90 of its repository",
+    smallest=16,
+)
+_PRODUCE = replace(_GROCERIES, folder="Grocery_Store-produce", classes=45, train=1_686, test=1_623, smallest=20)
+
 PUBLISHED = {
     "stanford_dogs": Published("Stanford Dogs", "Stanford_Dogs", 120, 12_000, 8_580, _DOGS),
     "cub_200_2011": Published("CUB-200-2011", "CUB-200-2011", 200, 5_994, 5_794, (_BIRDS,)),
     "mit_indoor_67": Published("MIT Indoor 67", "MIT_Indoors_67", 67, 5_360, 1_340, _INDOOR),
-    "caltech_256": Published("Caltech-256", "Caltech_256-{per_class}", 257, 0, 5_140, (_OBJECTS,)),
+    "caltech_256": Published("Caltech-256", "Caltech_256", 257, 0, 5_140, (_OBJECTS,), per_class=30, smallest=60),
     "food_101": Published("Food-101", "Food-101", 101, 75_750, 25_250, (_FOOD,)),
+    "grocery_store": replace(_GROCERIES, subsets={"produce": _PRODUCE}),
 }

@@ -3,9 +3,11 @@
 import math
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 from afa.commands.finished_run import read_finished_run
+from afa.commands.image_reader import with_validation_folder
 from afa.config.grid import Cell
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, differences
@@ -72,6 +74,11 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
         AFAError: they cannot be read, or differ from those of the grid.
     """
     wanted = cell.run_settings()
+    if wanted.is_searched:  # the run that follows a search trains on all training images
+        wanted = replace(wanted, data=replace(wanted.data, validation_fraction=0.0))
+    has_images = Path(wanted.data.root, wanted.data.dataset).is_dir()
+    if has_images:
+        wanted = with_validation_folder(wanted)
     try:
         if folder.settings_log.read_text(encoding="utf-8") == format_settings(wanted):
             return wanted  # parsing a config takes long, and a table has hundreds
@@ -81,14 +88,14 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
         found = load_settings(folder.settings_log)
     except AFAError as error:
         raise AFAError(f"{folder.path}: {' '.join(error.lines)}") from None
+    if not has_images:  # a report of runs that were made elsewhere
+        wanted = replace(wanted, data=replace(wanted.data, validation_folder=found.data.validation_folder))
     # A search is over once the run starts: the run must have one of the values that were to be tried.
     stages = tuple(
         replace(stage, alpha=other.alpha, search_alpha=()) if other.alpha in stage.search_alpha else stage
         for stage, other in zip(wanted.stages, found.stages, strict=False)
     )
-    if wanted.is_searched:
-        wanted = replace(wanted, stages=stages, data=replace(wanted.data, validation_fraction=0.0))
-    different = differences(found, wanted)
+    different = differences(found, replace(wanted, stages=stages) if wanted.is_searched else wanted)
     if different:
         raise AFAError(f"{folder.path}: made with other settings ({'; '.join(different)})")
     return found

@@ -41,7 +41,7 @@ logits = network.eval()((pixels / 255 - mean) / std)  # pixels: float (any numbe
 _SELECTED_ON = {
     "test": "This is the accuracy of the best epoch *on the test images*, as in the paper: the epoch was selected on "
     "the images that it is measured on, so the value is slightly optimistic.",
-    "held_out": "This epoch was selected on held-out training images, not on the test images.",
+    "held_out": "This epoch was selected on held-out images, not on the test images.",
     "": "The checkpoint does not record how it was selected.",
 }
 _RESIZE = {

@@ -2,12 +2,16 @@
 
 import hashlib
 import shutil
+import stat
 import tarfile
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Sequence
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from afa.data.published import Archive
 from afa.errors import DataError, one_line
@@ -18,12 +22,19 @@ _BLOCK = 2**20
 _TIMEOUT = 60  # seconds without data
 
 
-def find_archives(archives: Sequence[Archive], folder: Path, *, fetch: bool) -> list[Path]:
-    """Paths of the files in ``folder``, after a check of size and digest; ``fetch`` downloads missing ones.
+def find_archives(archives: Sequence[Archive], source: Path, *, fetch: bool) -> list[Path]:
+    """Paths of the files, after a check of size and digest; ``fetch`` downloads missing ones.
+
+    Args:
+        source: the folder of the files, or one of them. A single file may have any name.
 
     Raises:
         DataError: files are missing, one line each with address and path, or not the published ones.
     """
+    if source.is_file() and len(archives) == 1:
+        check_archive(archives[0], source)
+        return [source]
+    folder = source.parent if source.is_file() else source
     missing = []
     for archive in archives:
         if fetch and not (folder / archive.name).exists():
@@ -105,7 +116,7 @@ def check_archive(archive: Archive, path: Path) -> None:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not. Files that an interrupted call has unpacked are kept.
+    """Unpack a tar archive, compressed or not, or a zip file. Files that an interrupted call has unpacked are kept.
 
     Only regular files and folders are accepted, and no path that leaves ``folder``.
 
@@ -118,21 +129,38 @@ def unpack(path: Path, folder: Path) -> None:
     if size > free:
         raise DataError(f"{folder}: {format_bytes(free)} are free, {path.name} needs {format_bytes(size)}")
     try:
-        with (
-            path.open("rb") as file,
-            tarfile.open(fileobj=file) as tar,
-            Progress(f"unpacking {path.name}", size, unit="bytes") as bar,
-        ):
-            done = 0
-            for member in tar:
-                if not (member.isfile() or member.isdir()):
-                    raise DataError(f"{path}: refused: {member.name} is a link or a device, not an image or a folder")
-                target = folder / member.name
-                if not (member.isfile() and target.is_file() and target.stat().st_size == member.size):
-                    tar.extract(member, folder, set_attrs=False, filter="data")
-                bar.update(file.tell() - done)
-                done = file.tell()
+        with path.open("rb") as file, Progress(f"unpacking {path.name}", size, unit="bytes") as bar:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            (_unpack_zip if is_zip else _unpack_tar)(file, path, folder, bar)
     except tarfile.FilterError as error:
         raise DataError(f"{path}: refused: {one_line(error)}") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: damaged or incomplete archive: {one_line(error)}; download it again") from None
+
+
+def _unpack_tar(file: BinaryIO, path: Path, folder: Path, bar: Progress) -> None:
+    with tarfile.open(fileobj=file) as tar:
+        done = 0
+        for member in tar:
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{path}: refused: {member.name} is a link or a device, not an image or a folder")
+            if not (member.isfile() and _is_unpacked(folder / member.name, member.size)):
+                tar.extract(member, folder, set_attrs=False, filter="data")
+            bar.update(file.tell() - done)
+            done = file.tell()
+
+
+def _unpack_zip(file: BinaryIO, path: Path, folder: Path, bar: Progress) -> None:
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
+            if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{path}: refused: {member.filename} is a link, or is outside the folder")
+            if member.is_dir() or not _is_unpacked(folder / name, member.file_size):
+                archive.extract(member, folder)
+            bar.update(member.compress_size)
+
+
+def _is_unpacked(target: Path, size: int) -> bool:
+    return target.is_file() and target.stat().st_size == size

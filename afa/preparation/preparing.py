@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
-from afa.data.folders import EXTENSIONS, hold_out, scan_dataset, scan_split
+from afa.data.folders import EXTENSIONS, VALIDATION, find_layout, hold_out, scan_dataset, scan_split
 from afa.data.published import PUBLISHED, Published
 from afa.errors import AFAError, ConfigError, DataError
 from afa.preparation.archives import find_archives, unpack
 from afa.preparation.placing import place_images
-from afa.preparation.readers import READERS, Listing
+from afa.preparation.readers import READERS, Choice, Listing, find_groceries
 
 
 def prepare(settings: PrepareSettings) -> None:
@@ -20,7 +20,9 @@ def prepare(settings: PrepareSettings) -> None:
     """
     published, source = PUBLISHED.get(settings.prepare), Path(settings.archive)
     if published:
-        name = published.folder.format(per_class=settings.images_per_class)
+        published = published.subsets.get(settings.subset, published)
+        per_class = settings.images_per_class or published.per_class
+        name = f"{published.folder}-{per_class}" if per_class else published.folder
     else:
         name = settings.target_dataset or source.resolve().name
     folder = Path(settings.target_data_dir) / name
@@ -28,59 +30,64 @@ def prepare(settings: PrepareSettings) -> None:
         raise ConfigError(f"target_dataset: {folder} is the folder of the original images; choose another name")
     if not folder.exists():
         if published:
-            _prepare_archives(settings, published, folder)
+            _prepare_published(settings, published, Choice(per_class, settings.subset), folder)
         else:
             _split_folder(settings, folder)
     try:
         train, test = scan_dataset(folder)
+        held_out = find_layout(folder).held_out
+        more = f", {len(scan_split(held_out))} held-out images" if held_out else ""
     except AFAError as error:
         raise DataError([*error.lines, f"{folder}: not a data set with train and test folders; move it away"]) from None
     print(
-        f"{folder}: {len(train)} training images, {len(test)} test images, {len(train.classes)} classes; "
+        f"{folder}: {len(train)} training images{more}, {len(test)} test images, {len(train.classes)} classes; "
         f"train with target_data_dir={folder.parent} target_dataset={folder.name}"
     )
 
 
-def _prepare_archives(settings: PrepareSettings, published: Published, folder: Path) -> None:
+def _prepare_published(settings: PrepareSettings, published: Published, choice: Choice, folder: Path) -> None:
     source = Path(settings.archive)
-    paths = find_archives(published.archives, source.parent if source.is_file() else source, fetch=settings.download)
     unpacked = folder.with_name(f".{folder.name}.unpacked")
-    unpacked.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        if path.suffix == ".txt":
-            shutil.copyfile(path, unpacked / path.name)
-        else:
-            unpack(path, unpacked)
-    listing = READERS[settings.prepare](unpacked, settings.images_per_class)
-    _compare_counts(listing, published, settings.images_per_class)
+    if settings.prepare == "grocery_store" and find_groceries(source):  # a clone
+        listing = READERS[settings.prepare](source, choice)
+    else:
+        paths = find_archives(published.archives, source, fetch=settings.download)
+        unpacked.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            if path.suffix == ".txt":
+                shutil.copyfile(path, unpacked / path.name)
+            else:
+                unpack(path, unpacked)
+        listing = READERS[settings.prepare](unpacked, choice)
+    _compare_counts(listing, published, choice.per_class)
     images = []
-    for split, entries in (("train", listing.train), ("test", listing.test)):
+    for split, entries in (("train", listing.train), ("test", listing.test), ("val", listing.val)):
         for class_name, image in entries:
             # Training finds images by their extension, and recognises their format by content.
             extension = "" if image.name.lower().endswith(EXTENSIONS) else ".jpg"
             images.append((image, Path(split, class_name, image.name + extension)))
     place_images(images, folder)
-    shutil.rmtree(unpacked)
+    shutil.rmtree(unpacked, ignore_errors=True)  # a clone needs none
 
 
 def _compare_counts(listing: Listing, published: Published, per_class: int) -> None:
-    """Print the counts that differ from those of the paper's Table 2."""
+    """Print the counts that differ from the known ones."""
     if listing.strays:
         print(f"skipped {listing.strays} files in the archive that do not belong to the data set")
     classes = {name for name, _ in (*listing.train, *listing.test)}
     for what, found, expected in (
-        ("training images", len(listing.train), published.train or published.classes * per_class),
+        ("training images", len(listing.train), published.train_images(per_class)),
         ("test images", len(listing.test), published.test),
         ("classes", len(classes), published.classes),
     ):
-        if found != expected:
-            print(f"{published.title}: {found} {what}; the paper's Table 2 has {expected}")
+        if expected and found != expected:
+            print(f"{published.title}: {found} {what}; {published.counted_in} has {expected}")
 
 
 def _split_folder(settings: PrepareSettings, folder: Path) -> None:
     images = scan_split(Path(settings.archive))
     root = images.root
-    if set(images.classes) <= {"train", "test", "val", "validation"}:
+    if set(images.classes) <= {"train", "test", *VALIDATION}:
         raise DataError(
             f"{root}: is already split into {', '.join(images.classes)}; "
             f"train with target_data_dir={root.parent} target_dataset={root.name}"

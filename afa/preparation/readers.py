@@ -1,7 +1,8 @@
-"""READERS: for each data set of the paper's Table 2, a function that lists the images of its unpacked archives."""
+"""READERS: for each published data set, a function that lists the images of its unpacked archives."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,14 +13,22 @@ Entry = tuple[str, Path]
 
 
 class Listing(NamedTuple):
-    """Images of both splits, and the number of other files that were skipped."""
+    """Images of each split, and the number of other files that were skipped."""
 
     train: list[Entry]
     test: list[Entry]
     strays: int = 0
+    val: Sequence[Entry] = ()
 
 
-def read_stanford_dogs(root: Path, per_class: int) -> Listing:
+class Choice(NamedTuple):
+    """Which images the user wants: at most ``per_class`` training images of a class (0: all), and the classes."""
+
+    per_class: int = 0
+    subset: str = "all"
+
+
+def read_stanford_dogs(root: Path, choice: Choice) -> Listing:
     """``Images/<class>/*.jpg``; the lists are MATLAB files with cells ``<class>/<file>.jpg``."""
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
@@ -35,7 +44,7 @@ def read_stanford_dogs(root: Path, per_class: int) -> Listing:
     return Listing(train=splits[0], test=splits[1])
 
 
-def read_cub(root: Path, per_class: int) -> Listing:
+def read_cub(root: Path, choice: Choice) -> Listing:
     """``images.txt`` has number and path of each image; ``train_test_split.txt`` number, and 1 for training images."""
     base = root / "CUB_200_2011"
     paths = dict(line.split(maxsplit=1) for line in _lines(base / "images.txt"))
@@ -47,14 +56,14 @@ def read_cub(root: Path, per_class: int) -> Listing:
     return Listing(_entries(base / "images", train), _entries(base / "images", test))
 
 
-def read_indoor(root: Path, per_class: int) -> Listing:
+def read_indoor(root: Path, choice: Choice) -> Listing:
     """``Images/<class>/*``: all images of the lists, as many have a wrong extension or none."""
     train, test = (_entries(root / "Images", _lines(root / f"{split}Images.txt")) for split in ("Train", "Test"))
     return Listing(train, test)
 
 
-def read_caltech(root: Path, per_class: int) -> Listing:
-    """``<class>/<class number>_<image number>.jpg``: training images 1 to ``per_class``, test images 61 to 80.
+def read_caltech(root: Path, choice: Choice) -> Listing:
+    """``<class>/<class number>_<image number>.jpg``: training images 1 to ``choice.per_class``, test images 61 to 80.
 
     There is no official split; this one is in common use. Files with other names are skipped.
     """
@@ -67,14 +76,14 @@ def read_caltech(root: Path, per_class: int) -> Listing:
         match = re.fullmatch(r"(\d{3})_(\d{4})\.jpg", path.name)
         if path.parent.parent != base or not match or not folder.startswith(f"{match[1]}."):
             strays += 1
-        elif int(match[2]) <= per_class:
+        elif int(match[2]) <= choice.per_class:
             train.append((folder, path))
         elif 61 <= int(match[2]) <= 80:
             test.append((folder, path))
     return Listing(train, test, strays)
 
 
-def read_food(root: Path, per_class: int) -> Listing:
+def read_food(root: Path, choice: Choice) -> Listing:
     """``images/<class>/<id>.jpg``; ``meta/train.txt`` and ``meta/test.txt`` list ``<class>/<id>``."""
     base = root / "food-101"
     train, test = (
@@ -84,12 +93,51 @@ def read_food(root: Path, per_class: int) -> Listing:
     return Listing(train, test)
 
 
-READERS: dict[str, Callable[[Path, int], Listing]] = {
+_PRODUCE = 20
+"""Training images that each class of the subset produce has at least."""
+
+
+def find_groceries(folder: Path) -> Path | None:
+    """The folder with the lists of the Grocery Store data set: ``folder``, ``dataset`` in it, or in a folder in it."""
+    lists = (path for pattern in ("", "dataset/", "*/dataset/") for path in sorted(folder.glob(f"{pattern}train.txt")))
+    return next((path.parent for path in lists), None)
+
+
+def read_groceries(root: Path, choice: Choice) -> Listing:
+    """``{train,test,val}.txt`` list ``<split>/<category>/.../<class>/<file>``, in most commits with two numbers."""
+    base = find_groceries(root) or root
+    listed = {split: _grocery_paths(base, split) for split in ("train", "test", "val")}
+    if choice.subset == "produce":
+        sizes = Counter(path.parent.name for path in listed["train"])
+        listed = {
+            split: [path for path in paths if path.parts[1] != "Packages" and sizes[path.parent.name] >= _PRODUCE]
+            for split, paths in listed.items()
+        }
+    of_class: dict[str, list[Entry]] = {}
+    train, test, val = ([(path.parent.name, base / path) for path in paths] for paths in listed.values())
+    for entry in train:
+        of_class.setdefault(entry[0], []).append(entry)
+    first = [entry for entries in of_class.values() for entry in entries[: choice.per_class or None]]
+    return Listing(first, test, val=val)
+
+
+def _grocery_paths(base: Path, split: str) -> list[PurePosixPath]:
+    paths = []
+    for line in _lines(base / f"{split}.txt"):
+        path = PurePosixPath(line.partition(",")[0].strip())
+        if len(path.parts) < 4 or path.parts[0] != split or ".." in path.parts:
+            raise DataError(f"{base / split}.txt: contains {line!r}; expected {split}/<category>/.../<class>/<file>")
+        paths.append(path)
+    return paths
+
+
+READERS: dict[str, Callable[[Path, Choice], Listing]] = {
     "stanford_dogs": read_stanford_dogs,
     "cub_200_2011": read_cub,
     "mit_indoor_67": read_indoor,
     "caltech_256": read_caltech,
     "food_101": read_food,
+    "grocery_store": read_groceries,
 }
 
 

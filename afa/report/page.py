@@ -34,7 +34,7 @@ _ATTENTION = {
 _SELECTION = {
     "test": "The best epoch was selected on the test images themselves, as in the paper, so its accuracy is too high. "
     "The last epoch was not selected.",
-    "held_out": "The best epoch was selected on held-out training images, so its accuracy on the test images is not "
+    "held_out": "The best epoch was selected on held-out images, so its accuracy on the test images is not "
     "biased. The last epoch was not selected.",
     "": "The checkpoint does not contain the images on which it was selected.",
 }

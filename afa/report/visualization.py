@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from afa.config.settings import BackboneSettings
 from afa.config.tasks import VisualizeSettings
-from afa.data.folders import scan_split
+from afa.data.folders import find_layout, scan_split
 from afa.errors import AFAError, CheckpointError, ConfigError
 from afa.files import keep_old
 from afa.inference.classifier import Classifier, load_classifier
@@ -41,7 +41,7 @@ def visualize(settings: VisualizeSettings) -> None:
         paths = find_images(settings.input)
     elif classifier.checkpoint.settings:
         data = read_settings(classifier.checkpoint, classifier.path).data
-        paths = list(scan_split(Path(data.root) / data.dataset / "test").paths)
+        paths = list(scan_split(find_layout(Path(data.root) / data.dataset).test).paths)
     else:
         raise ConfigError(f"input: missing: {classifier.path} does not contain the name of its data set")
     if not paths:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from afa.data.folders import hold_out, scan_dataset, scan_split, without
+from afa.data.folders import (
+    find_layout,
+    hold_out,
+    missing_classes,
+    scan_dataset,
+    scan_held_out,
+    scan_split,
+    without,
+)
 from afa.errors import DataError
 
 EXTENSIONS = ".jpg .jpeg .png .bmp .gif .webp .tif .tiff"
@@ -107,6 +115,35 @@ def test_a_good_data_set(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg", "test/b/1.jpg", "test/b/2.jpg")
     train, test = scan_dataset(tmp_path)
     assert (train.labels, test.labels, train.root) == ((0, 1), (0, 1, 1), tmp_path / "train")
+
+
+def test_the_folders_of_a_data_set(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "both/train/a/1.jpg",
+        "both/test/a/1.jpg",
+        "both/valid/a/1.jpg",
+        "one/val/b/1.jpg",
+        "one/train/a/1.jpg",
+    )
+    both, one = tmp_path / "both", tmp_path / "one"
+    assert find_layout(both) == (both / "train", both / "test", both / "valid")
+    assert find_layout(one) == (one / "train", one / "val", None)
+    assert find_layout(tmp_path) == (tmp_path / "train", tmp_path / "test", None)
+    assert lines_of(scan_dataset, one) == [
+        f"{one}: train and val have different classes; only in train: a; only in val: b"
+    ]
+
+
+def test_held_out_images_have_the_labels_of_the_training_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "val/b/1.jpg", "val/d/1.jpg", "val/d/2.jpg")
+    held_out = scan_held_out(tmp_path / "val", ("a", "b", "c", "d"))
+    assert (held_out.labels, held_out.classes) == ((1, 3, 3), ("a", "b", "c", "d"))
+    assert missing_classes(held_out) == f"{tmp_path / 'val'}: 2 of the 4 classes have no image: a, c"
+    assert missing_classes(scan_held_out(tmp_path / "val", ("b", "d"))) == ""
+    assert lines_of(scan_held_out, tmp_path / "val", ("b", "c")) == [
+        f"{tmp_path / 'val'}: has classes that train does not have: d"
+    ]
 
 
 def test_the_fingerprint_depends_on_names_and_sizes_and_not_on_the_root(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +85,47 @@ def food_101(folder: Path) -> None:
     write_tar(folder / "food-101.tar.gz", files)
 
 
+GROCERIES = {
+    "Fruit/Apple/Golden-Delicious": {"train": 22, "test": 2, "val": 1},
+    "Packages/Juice/Bravo-Apple-Juice": {"train": 21, "test": 2, "val": 1},
+    "Vegetables/Leek": {"train": 3, "test": 2, "val": 1},
+    "Vegetables/Zucchini": {"train": 20, "test": 2},
+}
+"""Path of a class -> number of images per split: like the real data set, val lacks a class."""
+
+
+def groceries(*, numbers: bool = True) -> dict[str, bytes]:
+    """Files of the repository: nested classes, and lists with or without the numbers behind the paths."""
+    files = {"README.md": b"", "dataset/classes.csv": b""}
+    for split in ("train", "test", "val"):
+        lines = []
+        for label, (name, counts) in enumerate(GROCERIES.items()):
+            for index in range(counts.get(split, 0), 0, -1):  # not the order of the names
+                path = f"{split}/{name}/{Path(name).name}_{index:03}.jpg"
+                files[f"dataset/{path}"] = picture(seed=index)
+                lines.append(f"{path}, {label}, {label // 2}" if numbers else path)
+        files[f"dataset/{split}.txt"] = "\n".join(lines).encode()
+    return files
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def grocery_store(folder: Path) -> None:
+    """As a hosting site packs it, with a root folder."""
+    files = {f"GroceryStoreDataset-master/{name}": content for name, content in groceries().items()}
+    write_zip(folder / "GroceryStoreDataset-master.zip", files)
+
+
 MAKERS = {
     "stanford_dogs": stanford_dogs,
     "cub_200_2011": cub_200_2011,
     "mit_indoor_67": mit_indoor_67,
     "caltech_256": caltech_256,
     "food_101": food_101,
+    "grocery_store": grocery_store,
 }

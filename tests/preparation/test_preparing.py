@@ -3,8 +3,10 @@
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from afa.errors import DataError
 from afa.preparation.archives import check_archive, unpack
 from afa.preparation.preparing import prepare
 from afa.preparation.readers import READERS
-from tests.preparation.archives import MAKERS, picture, write_tar
+from tests.preparation.archives import MAKERS, groceries, picture, write_tar, write_zip
 
 EXPECTED = {
     "stanford_dogs": ("Stanford_Dogs", 4, 2),
@@ -27,6 +29,7 @@ EXPECTED = {
     "mit_indoor_67": ("MIT_Indoors_67", 3, 2),
     "caltech_256": ("Caltech_256-10", 6, 4),
     "food_101": ("Food-101", 4, 2),
+    "grocery_store": ("Grocery_Store", 66, 8),
 }
 
 
@@ -83,7 +86,7 @@ def test_the_published_split_of_each_data_set(owner, dataset, tmp_path, capsys):
     assert (len(train), len(test)) == (train_count, test_count)
     for path in (*train.paths, *test.paths):
         read_image(path)
-    assert "the paper's Table 2 has" in out  # a miniature never has the counts
+    assert f"{PUBLISHED[dataset].counted_in} has" in out  # a miniature never has the counts
     assert f"target_data_dir={tmp_path / 'data'} target_dataset={name}" in out
     assert tree(owner) == before
     assert [path.name for path in (tmp_path / "data").iterdir()] == [name]
@@ -99,6 +102,44 @@ def test_strays_of_caltech_are_counted_and_skipped(owner, tmp_path, capsys):
     train, test = scan_dataset(tmp_path / "data/Caltech_256-10")
     assert [path.stem for path in train.paths] == [f"{c}_{i}" for c in ("001", "257") for i in ("0001", "0002", "0010")]
     assert [path.stem for path in test.paths] == [f"{c}_{i}" for c in ("001", "257") for i in ("0061", "0080")]
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+@pytest.mark.parametrize("kind", ["clone", "lists", "zip", "tar"])
+def test_groceries_from_a_clone_and_from_any_archive(owner, numbers, kind, tmp_path, capsys):
+    files = groceries(numbers=numbers)
+    source = {"clone": owner, "lists": owner / "dataset", "zip": owner / "any-name", "tar": owner / "a.tar.gz"}[kind]
+    if kind in ("zip", "tar"):
+        (write_zip if kind == "zip" else write_tar)(source, {f"root-fc80ba9/{name}": files[name] for name in files})
+    else:
+        for name, content in files.items():
+            (owner / name).parent.mkdir(parents=True, exist_ok=True)
+            (owner / name).write_bytes(content)
+    before = tree(owner)
+    command = ["prepare=grocery_store", f"archive={source}", f"target_data_dir={tmp_path / 'data'}"]
+    assert main([*command, "subset=produce", "images_per_class=20"]) == 0, capsys.readouterr().err
+    assert "40 training images, 1 held-out images, 4 test images, 2 classes" in capsys.readouterr().out
+    assert tree(owner) == before
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["Grocery_Store-produce-20"]
+    train, test = scan_dataset(tmp_path / "data/Grocery_Store-produce-20")
+    assert train.classes == ("Golden-Delicious", "Zucchini")
+    # The first twenty lines of each class, which are not the first names.
+    assert [path.stem for path in train.paths[:20]] == [f"Golden-Delicious_{index:03}" for index in range(3, 23)]
+    assert train.paths[0].read_bytes() == files["dataset/train/Fruit/Apple/Golden-Delicious/Golden-Delicious_003.jpg"]
+    assert len(test) == 4
+
+
+def test_the_counts_of_the_real_groceries_are_compared_where_they_are_known():
+    produce = PUBLISHED["grocery_store"].subsets["produce"]
+    assert [produce.train_images(per_class) for per_class in (0, 5, 20, 21)] == [1_686, 225, 900, 0]
+
+
+@pytest.mark.parametrize("line", ["../../../secret.jpg", "/train/a/b/c.jpg", "train/a/b.jpg", "val/a/b/c.jpg"])
+def test_a_list_of_groceries_cannot_refer_to_a_file_outside(owner, line, tmp_path, capsys):
+    files = {**groceries(), "dataset/train.txt": line.encode()}
+    command = ["prepare=grocery_store", f"archive={write_zip(owner / 'a.zip', files)}", f"target_data_dir={tmp_path}"]
+    assert main(command) == 1
+    assert f"train.txt: contains '{line}'; expected train/<category>/.../<class>/<file>" in capsys.readouterr().err
 
 
 def test_counts_that_match_table_2_are_not_reported(owner, monkeypatch, tmp_path, capsys):
@@ -146,6 +187,17 @@ def test_a_path_that_leaves_the_folder_is_refused(unpacked, name, tmp_path):
     assert not Path("/tmp/afa_outside.jpg").exists()
 
 
+@pytest.mark.parametrize("name", ["../outside.jpg", "/outside.jpg", "a/../../outside.jpg", "link"])
+def test_a_zip_file_with_a_link_or_a_path_outside_is_refused(unpacked, name, tmp_path):
+    member = zipfile.ZipInfo(name)
+    member.external_attr = (stat.S_IFLNK if name == "link" else stat.S_IFREG) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, "/etc")
+    with pytest.raises(DataError, match=f"refused: {name} is a link, or is outside the folder"):
+        unpack(tmp_path / "a.zip", unpacked)
+    assert not list(unpacked.iterdir())
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_are_refused(unpacked, kind, tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -160,6 +212,16 @@ def test_a_truncated_archive_is_one_line(unpacked, tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match="damaged or incomplete archive"):
         unpack(path, unpacked)
+
+
+def test_a_damaged_zip_file_is_one_line(unpacked, tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"a.jpg": os.urandom(5000)})
+    content = path.read_bytes()
+    for damaged in (content[:2000], content[:100] + b"xxxx" + content[104:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged or incomplete archive") as raised:
+            unpack(path, unpacked)
+        assert len(raised.value.lines) == 1
 
 
 def test_a_list_cannot_refer_to_a_file_outside(owner, tmp_path, capsys):
