@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from tests.same import assert_the_same
 
 CPU = torch.device("cpu")
 BACKBONE = BackboneSettings(name="resnet18", aligned_layers=("layer2.1.conv2", "layer4.1.conv2"))
-METHODS = {"ast": 1e-3, "delta": 1e-3, "l2_sp": 0.01}
-"""Method -> alpha."""
+METHODS = {
+    "ast": StageSettings(method="ast", alpha=1e-3),
+    "delta": StageSettings(method="delta", alpha=1e-3),
+    "relative delta": StageSettings(method="delta", alpha=1.0, alignment_scale="relative"),
+    "l2_sp": StageSettings(method="l2_sp", alpha=0.01),
+}
 RATE = 0.01
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests" / "tiny.hocon")
@@ -43,13 +48,13 @@ def build(method: str) -> Learner:
     start = Start({name: value for name, value in state.items() if not name.startswith("fc.")}, "test", with_head=False)
     return build_learner(
         BACKBONE,
-        StageSettings(method=method, alpha=METHODS[method], learning_rate=RATE),
+        replace(METHODS[method], learning_rate=RATE),
         start=start,
         num_classes=3,
         image_size=64,
         seed=1,
         device=CPU,
-        fixed_weights=[torch.full((128,), 1 / 128), torch.full((512,), 1 / 512)] if method == "delta" else (),
+        fixed_weights=[torch.full((128,), 1 / 128), torch.full((512,), 1 / 512)] if "delta" in method else (),
     )
 
 
@@ -94,7 +99,7 @@ def eleven(tmp_path_factory, data_dir) -> Path:
 
 
 def test_the_gradient_is_the_mean_over_the_processes(eleven, tmp_path):
-    """Of a mean over the batch (AST), a sum over it (DELTA), and a loss of the weights alone (L2-SP)."""
+    """Of a mean over the batch (AST, the relative DELTA), a sum over it (DELTA), and a loss of the weights (L2-SP)."""
     port = free_port()
     processes = [CONTEXT.Process(target=take_a_step, args=(rank, 2, port, eleven, tmp_path)) for rank in range(2)]
     for process in processes:

@@ -147,7 +147,7 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
 def stages(settings: Settings, images: Images, folder: RunFolder) -> Iterator[Stage]:
     """Yield every stage of every repeat in order.
 
-    Stage two starts from the best checkpoint of stage one: a stage must be trained before the next one is requested.
+    Stage two starts from a checkpoint of stage one: a stage must be trained before the next one is requested.
     """
     repeats, count = settings.run.repeat, len(settings.stages)
     for repeat in range(1, repeats + 1):
@@ -165,7 +165,7 @@ def stages(settings: Settings, images: Images, folder: RunFolder) -> Iterator[St
             )
             yield stage
             if index + 1 < count:
-                path = stage.folder.best
+                path = stage.folder.checkpoint(settings.stages[index + 1].stage_start)
                 start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
 
 

@@ -180,8 +180,10 @@ def _stage_values(
     if not method.needs_alpha:
         values.pop("search.alpha", None)
     elif "alpha" not in winners and not values.get("search.alpha"):
-        published = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
-        problems.add("alpha", f"missing: {method.label} needs it ({published})")
+        usual = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
+        if values.get("alignment_scale") == "relative":
+            usual = "1 to 100 with alignment_scale = relative"
+        problems.add("alpha", f"missing: {method.label} needs it ({usual})")
     check_required(winners, {key: f for key, f in STAGE_FIELDS.items() if key.startswith(f"{name}.")}, problems)
     replaced = {second for first, second in EXCLUSIVE if first in winners}
     return {**{key: value for key, value in method.defaults.items() if key not in replaced}, **values}

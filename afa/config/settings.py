@@ -103,6 +103,13 @@ class StageSettings:
         "reg_type", "method, or a recipe of two stages", choices=(*METHODS, *RECIPES), aliases=RELEASED_METHODS
     )
     alpha: float = setting("alpha", "weight of the method's terms in the loss", default=0.0, low=0.0)
+    alignment_scale: str = setting(
+        "alignment_scale",
+        "how maps are compared: released: as published, alpha depends on network and image size; relative: "
+        "standardised, with an alpha of 1 to 100",
+        default="released",
+        choices=("released", "relative"),
+    )
     search_alpha: tuple[float, ...] = setting(
         "search.alpha", "values of alpha to try on held-out images; training uses the best", default=(), low=0.0
     )
@@ -146,6 +153,12 @@ class StageSettings:
     )
     keep_source: bool = setting(
         "keep_source", "true: the source stays the pre-trained network in every stage (Table 10)", default=False
+    )
+    stage_start: str = setting(
+        "stage_start",
+        "checkpoint of stage one that stage two starts from: best on the monitored images, or last",
+        default="best",
+        choices=("best", "last"),
     )
     method_settings: Any = None
     """The method's own settings, ``<method>.<key>``: an instance of ``METHODS[method].settings``."""

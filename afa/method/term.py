@@ -40,6 +40,7 @@ class TermInputs(NamedTuple):
 
     Attributes:
         shapes: of the aligned layers' maps.
+        alignment_scale: ``released``, or ``relative``: the terms compare standardised maps.
         fixed_weights: one tensor per layer, if the method's row asks for them.
         backbone: the target's parameters without the head's, on their device.
         old_head: weight (K, F) and bias (K,) of the source's own classifier, if a term reads it.
@@ -47,6 +48,7 @@ class TermInputs(NamedTuple):
     """
 
     shapes: Sequence[MapShape] = ()
+    alignment_scale: str = "released"
     fixed_weights: Sequence[Tensor] = ()
     backbone: Sequence[Tensor] = ()
     old_head: tuple[Tensor, Tensor] | None = None
@@ -65,7 +67,7 @@ class Term(nn.Module):
 
     name: ClassVar[str]
     reads: ClassVar[frozenset[str]] = frozenset({"maps"})
-    summed: ClassVar[bool] = False
+    summed: bool = False
 
     def __init__(self, inputs: TermInputs) -> None:
         super().__init__()

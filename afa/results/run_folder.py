@@ -26,6 +26,10 @@ class StageFolder:
         self.per_class_csv = path / "per_class.csv"
         self.result = path / "stage.json"
 
+    def checkpoint(self, which: str) -> Path:
+        """The checkpoint ``best`` or ``last``."""
+        return {"best": self.best, "last": self.last}[which]
+
     def nested(self, name: str) -> "StageFolder":
         """Folder of a stage that runs as a step of this one."""
         return StageFolder(self.path / name)

@@ -110,6 +110,7 @@ def build_learner(
     source_from = source_from or start
     inputs = TermInputs(
         shapes=target.map_shapes(image_size),
+        alignment_scale=stage.alignment_scale,
         fixed_weights=fixed_weights,
         backbone=target.backbone_parameters(),
         old_head=read_old_head(network, source_from.state, source_from.origin) if "old_head" in reads else None,

@@ -19,7 +19,8 @@ ALPHA, BETA, IMAGES, PROGRESS = 0.3, 0.01, 4, 0.25
 class Hooked:
     """What both networks compute from a batch, by forward hooks: the maps of each layer, the heads' inputs, logits."""
 
-    def __init__(self, learner, source, images):
+    def __init__(self, learner, source, images, divisor=None):
+        self.divisor = divisor
         self.maps = {"source": {}, "target": {}}
         self.features = {}
         target = learner.target.network
@@ -43,8 +44,19 @@ class Hooked:
     def pairs(self):
         """Layer's index, source map and difference, both (C, HW), of each layer and image."""
         for index, layer in enumerate(LAYERS):
-            for s, t in zip(self.maps["source"][layer], self.maps["target"][layer], strict=True):
-                yield index, s.flatten(1), (t - s).flatten(1)
+            source, target = (self.maps[name][layer] for name in ("source", "target"))
+            d = target - source
+            if self.divisor:  # every loss on maps is quadratic in d
+                d = (standardised(target) - standardised(source)) / self.divisor(d[0]) ** 0.5
+            for s, difference in zip(source, d, strict=True):
+                yield index, s.flatten(1), difference.flatten(1)
+
+
+def standardised(maps):
+    variances = [maps[:, c].var(correction=0) for c in range(maps.shape[1])]
+    floor = 0.001 * sum(variances) / len(variances)
+    channels = [(maps[:, c] - maps[:, c].mean()) / (v + floor).sqrt() for c, v in enumerate(variances)]
+    return torch.stack(channels, dim=1)
 
 
 def spatial(hooked, weights=None):
@@ -109,13 +121,24 @@ TERMS = {
     "l2_fe": lambda *_: 0.0,
     "ast_and_lwf": lambda hooked, _: spatial(hooked) + distillation(hooked, 2),
 }
+FIXED = ("ast_fixed", "act_fixed")
 # Its terms read different outputs of the networks.
 COMBINED = {"ast_and_lwf": Method("AST + LwF", terms=("aligned_maps.Spatial", "old_head.Distillation"))}
 
 
-@pytest.mark.parametrize("name", [*METHODS, *COMBINED])
-def test_the_first_steps_loss_is_the_methods_equation(name, settings_for, monkeypatch):
-    settings = settings_for(reg_type="ast" if name in COMBINED else name, alpha=ALPHA, beta=BETA)
+# alignment_scale = relative: what the loss of a layer is divided by, for one image's map; with it the layers' mean.
+RELATIVE = {name: lambda map_: map_.numel() * len(LAYERS) for name in ("ast", "act", "one_stage", *FIXED)} | {
+    "dfa": lambda map_: IMAGES * map_.numel() * len(LAYERS),
+    "delta": lambda map_: IMAGES * len(map_) * len(LAYERS),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [(name, "released") for name in (*METHODS, *COMBINED)] + [(name, "relative") for name in RELATIVE],
+)
+def test_the_first_steps_loss_is_the_methods_equation(name, scale, settings_for, monkeypatch):
+    settings = settings_for(reg_type="ast" if name in COMBINED else name, alpha=ALPHA, beta=BETA, alignment_scale=scale)
     if name in COMBINED:
         monkeypatch.setitem(METHODS, name, COMBINED[name])
         settings = replace(settings, stages=(replace(settings.stages[0], method=name),))
@@ -133,7 +156,7 @@ def test_the_first_steps_loss_is_the_methods_equation(name, settings_for, monkey
     learner.target.network.classifier[0].p = 0.0  # dropout would draw other values
     images = torch.randn(IMAGES, 3, 32, 32, generator=generator).double()
     labels = torch.tensor([0, 1, 2, 0])
-    hooked = Hooked(learner, source, images)
+    hooked = Hooked(learner, source, images, RELATIVE[name] if scale == "relative" else None)
 
     term = torch.as_tensor(TERMS[name](hooked, [w.double() for w in weights])).item()
     if name == "l2_sp":
