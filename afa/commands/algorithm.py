@@ -165,7 +165,7 @@ def stages(settings: Settings, images: Images, folder: RunFolder) -> Iterator[St
             )
             yield stage
             if index + 1 < count:
-                path = stage.folder.checkpoint(settings.stages[index + 1].stage_start)
+                path = stage.folder.best_or_last(settings.stages[index + 1].stage_start)
                 start = checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
 
 

@@ -49,7 +49,7 @@ def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
         options = replace(stage.options, method="ast", method_settings=None, keep_source=False)
         ast = stage.nested("ast", "AST", options, start)
         train_stage(ast, context)
-        path = ast.folder.checkpoint(stage.options.stage_start)
+        path = ast.folder.best_or_last(stage.options.stage_start)
     spatial = load_spatial_attention(path, backbone, stage.preprocessing.image_size).to(context.device)
     source = build_source(backbone, start, {"maps"}, context.device)
     loader = TestLoader(

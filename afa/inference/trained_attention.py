@@ -89,7 +89,7 @@ def stage_source(checkpoint: Checkpoint, path: Path) -> Start:
     if settings.stages[index].keep_source or not (index or settings.run.pre_trained_path):
         return source_start(settings.backbone)
     if index:
-        before = StageFolder(folder.with_name(f"stage_{index}")).checkpoint(settings.stages[index].stage_start)
+        before = StageFolder(folder.with_name(f"stage_{index}")).best_or_last(settings.stages[index].stage_start)
     else:
         run = folder.parent if folder.name == "stage_1" else folder
         name = run.name.removeprefix("repeat_")

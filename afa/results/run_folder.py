@@ -26,7 +26,7 @@ class StageFolder:
         self.per_class_csv = path / "per_class.csv"
         self.result = path / "stage.json"
 
-    def checkpoint(self, which: str) -> Path:
+    def best_or_last(self, which: str) -> Path:
         """The checkpoint ``best`` or ``last``."""
         return {"best": self.best, "last": self.last}[which]
 

@@ -124,6 +124,17 @@ def test_fixed_spatial_attention_is_the_mean_of_a_trained_asts(command, tmp_path
         assert made[place] == pytest.approx(mean.tolist(), rel=1e-4)
 
 
+def test_with_stage_start_last_the_mean_attention_is_that_of_the_last_epoch(command, tmp_path, capsys):
+    fixed, run = command("ast_fixed", stage_start="last"), tmp_path / "runs/ast_fixed"
+    assert main(fixed) == 0, capsys.readouterr().err
+    made = read(run / "mean_attention.json")
+    (run / "ast/check_point/best.pth").write_bytes(b"")
+    for name in ("result.json", "stage.json", "mean_attention.json"):
+        (run / name).unlink()
+    assert main(fixed) == 0, capsys.readouterr().err
+    assert read(run / "mean_attention.json") == made
+
+
 def test_an_attention_that_does_not_fit_is_one_line(command, capsys):
     assert main(command("l2")) == 0
     assert main(command("ast", aligned_layers=json.dumps(LAYERS))) == 0

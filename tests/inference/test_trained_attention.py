@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from afa.command_line import main
+from afa.commands.finished_run import read_finished_run
 from afa.config.hocon import load_settings
 from afa.errors import CheckpointError
 from afa.inference.classifier import load_classifier
@@ -80,6 +81,19 @@ def test_it_is_that_of_the_stage(runs, data_dir, run, folder, kind, source):
 
 def test_a_method_without_attention_has_none(runs, data_dir):
     assert attention_maps(load_classifier(runs / "l2", gpu_id="cpu"), images(data_dir)) == []
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_stage_two_starts_from_the_checkpoint_that_stage_start_names(words, tmp_path, data_dir, which):
+    relative = ["alignment_scale=relative", "first_stage.alpha=10", "second_stage.alpha=10"]
+    assert main([AFA, *words, *relative, "exp_id=run", f"stage_start={which}"]) == 0
+    run = tmp_path / "runs/run"
+    path = StageFolder(run / "stage_1").best_or_last(which)
+    _, second = read_finished_run(run).repeats[0]
+    assert second.result.start == str(path)
+    other = StageFolder(run / "stage_1").best_or_last("last" if which == "best" else "best")
+    other.unlink()
+    assert len(attention_maps(load_classifier(run, gpu_id="cpu"), images(data_dir))) == 4
 
 
 def test_a_missing_source_is_one_line(runs, data_dir):
