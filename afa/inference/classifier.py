@@ -40,6 +40,9 @@ class Logits(NamedTuple):
     logits: Tensor
     problems: list[str]
 
+    def __repr__(self) -> str:
+        return f"Logits({' x '.join(map(str, self.logits.shape))}, {len(self.problems)} problems)"
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -52,6 +55,11 @@ class Classifier:
     device: torch.device
     path: Path
     checkpoint: Checkpoint
+
+    def __repr__(self) -> str:
+        trained = f"{self.checkpoint.method or 'unknown method'}, epoch {self.checkpoint.epoch or 'unknown'}"
+        size = f"{len(self.classes)} classes, {self.preprocessing.image_size} px"
+        return f"Classifier({self.backbone}, {size}, {trained}, {self.path}, on {self.device})"
 
     def predict(self, images: str | Path | Sequence[str | Path]) -> list[Prediction]:
         """Classify one image file or several.

@@ -33,6 +33,9 @@ class LayerAttention(NamedTuple):
     kind: str
     weights: Tensor
 
+    def __repr__(self) -> str:
+        return f"LayerAttention({self.layer}, {self.kind}, {' x '.join(map(str, self.weights.shape))})"
+
 
 def attention_maps(classifier: Classifier, images: Sequence[str | Path]) -> list[LayerAttention]:
     """Attention of the stage that wrote the checkpoint, from shallow to deep layers.

@@ -46,6 +46,11 @@ class Checkpoint:
     settings: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        score = f", top-1 {self.top1:.2f} % on {self.split}" if self.split else ""
+        name, method = self.backbone or "released checkpoint", self.method or "unknown method"
+        return f"Checkpoint({name}, {len(self.classes)} classes, {method}, epoch {self.epoch}{score})"
+
     @property
     def history(self) -> list[EpochRow]:
         """One row for each complete epoch (``last.pth`` only)."""

@@ -32,6 +32,11 @@ class Learner:
     scaler: GradScaler
     grad_clip: float = 0.0
 
+    def __repr__(self) -> str:
+        terms = ", ".join(term.name for term in self.objective.terms) or "none"
+        target = type(self.target.network).__name__
+        return f"Learner({target}, terms: {terms}, alpha={self.objective.alpha:g}, on {self.device})"
+
     @property
     def forward(self) -> nn.Module:
         """Images -> ``Outputs`` of the target."""
@@ -61,6 +66,9 @@ class Step(NamedTuple):
     def describe(self) -> str:
         """The scalars as text; waits for the device."""
         return ", ".join(f"{name} {value.item():.4g}" for name, value in self.scalars.items())
+
+    def __repr__(self) -> str:
+        return f"Step({self.describe()})"
 
 
 def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:

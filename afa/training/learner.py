@@ -34,6 +34,9 @@ class Start(NamedTuple):
     origin: str
     with_head: bool
 
+    def __repr__(self) -> str:
+        return f"Start({len(self.state)} tensors from {self.origin}, with_head={self.with_head})"
+
     @property
     def sha256(self) -> str:
         """Digest of all names and values."""
