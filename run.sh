@@ -10,30 +10,30 @@ command=${1:-help}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
-install() { # install FILE: install the packages of FILE, in the versions of requirements.lock
-    local stamp="$venv/$1.installed"
-    if ! cmp -s <(cat "$1" requirements.txt requirements.lock) "$stamp"; then
+install() { # install [EXTRA]: install the program, editable, and its packages in the versions of requirements.lock
+    local stamp="$venv/${1:-afa}.installed"
+    if ! cmp -s <(cat pyproject.toml requirements.lock) "$stamp"; then
         "$python" -c 'import sys; sys.exit("Python 3.11 or newer is required; set PYTHON=<interpreter>") if sys.version_info < (3, 11) else None'
         "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet --requirement "$1" --constraint requirements.lock
-        cat "$1" requirements.txt requirements.lock > "$stamp"
+        "$venv/bin/pip" install --quiet --editable ".${1:+[$1]}" --constraint requirements.lock
+        cat pyproject.toml requirements.lock > "$stamp"
     fi
 }
 
 case $command in
     demo)
-        install requirements.txt
+        install
         "$venv/bin/python" main.py hocon_config/demo/afa.hocon "${@:2}"
         ;;
     test)
-        install requirements-dev.txt
+        install dev
         "$venv/bin/ruff" check .
         "$venv/bin/ruff" format --check .
         "$venv/bin/mypy"
         "$venv/bin/python" -m pytest "${@:2}"
         ;;
     slow)
-        install requirements-dev.txt
+        install dev
         "$venv/bin/python" -m pytest -m slow "${@:2}"
         ;;
     *)

@@ -8,10 +8,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 import afa
 from afa.config.grid import Grid
 from afa.config.hocon import load_config
+from afa.config.key_help import help_text
 from afa.config.tasks import TASKS, is_setting, load_task, task_name
 from afa.errors import AFAError, ConfigError
 from afa.machine.launch import report_errors_once, require_single_process
@@ -29,8 +31,13 @@ with a CONFIG, a HOCON file:
 without a CONFIG:
 {tasks}
 
+keys:
+  python main.py help              all keys of a CONFIG
+  python main.py help lr           one key
+  python main.py mode=predict help keys of a command without a CONFIG
+
 A run writes to <outpath>/<run name>/. The same command resumes an interrupted run, and does nothing if the run is
-finished. README.md explains the keys of a CONFIG, docs/your-own-data.md those of the other commands.
+finished. Shipped configs are found from any folder, also by a short name: demo, paper/table_4.
 """
 
 
@@ -39,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first, *rest = _parser().parse_args(arguments).arguments
     is_task = is_setting(first)
     try:
+        if "help" in (first, *rest):
+            print(help_text([argument for argument in (first, *rest) if argument != "help"]))
+            return 0
         with report_errors_once():
             if is_task:
                 require_single_process("this command")
@@ -60,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from afa.entry import run
 
-            run(config, command=shlex.join(["python", "main.py", first, *rest]))
+            run(config, command=f"{_program()} {shlex.join([first, *rest])}")
         return 0
     except AFAError as error:
         if error.lines:
@@ -79,13 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _program() -> str:
+    """The program as the user started it."""
+    return "afa" if Path(sys.argv[0]).name == "afa" else "python main.py"
+
+
 def _parser() -> argparse.ArgumentParser:
     tasks = "\n".join(f"  python main.py {task.example}\n      {task.summary}" for task in TASKS.values())
     parser = argparse.ArgumentParser(
-        prog="main.py",
+        prog=_program().removeprefix("python "),
         usage="%(prog)s [-h] [--version] [CONFIG] [key=value ...]",
         description="Attentive feature alignment (AFA): transfer a pre-trained network to a small image data set.",
-        epilog=_EPILOG.format(tasks=tasks),
+        epilog=_EPILOG.format(tasks=tasks).replace("python main.py", _program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_version())

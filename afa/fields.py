@@ -22,7 +22,7 @@ def setting(
     """A dataclass field that is read from ``key`` of the config file; ``afa/config`` checks its value.
 
     ``choices`` and ``aliases`` (released name -> ours) or a ``pattern`` restrict a string, ``low`` and
-    ``high`` (inclusive) a number. ``names="file"`` or ``names="checkpoint"``: what the string must be the path of. A
+    ``high`` (inclusive) a number. ``names``: what the string is the path of: ``file``, ``folder`` or ``checkpoint``. A
     run may be resumed with another value of a field that has ``changes_result=False``.
     """
     metadata = {

@@ -1,11 +1,12 @@
 """Print the tables of keys in the README and docs/, from the settings themselves: ``python docs/config_table.py``."""
 
 import sys
-from dataclasses import MISSING, Field
+from dataclasses import Field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from afa.config.grid import GRID, GridOptions, GridSettings
+from afa.config.grid import GRID_FIELDS
+from afa.config.key_help import default_text
 from afa.config.settings import FIELDS
 from afa.config.tasks import TASKS
 from afa.fields import setting_fields
@@ -18,8 +19,7 @@ def config_table() -> str:
 
 def grid_table() -> str:
     """The keys of a grid, for ``docs/reproduce-the-paper.md``."""
-    inside = {f"{GRID}.{key}": field for key, field in setting_fields(GridSettings).items()}
-    return _table(inside | setting_fields(GridOptions))
+    return _table(GRID_FIELDS)
 
 
 def task_tables() -> str:
@@ -38,12 +38,8 @@ def _table(keys: dict[str, Field]) -> str:
 
 
 def _default(field: Field) -> str:
-    if field.default is MISSING:
-        return "required"
-    if field.default == "":
-        return "empty"
-    text = {True: "true", False: "false"}.get(field.default) if isinstance(field.default, bool) else None
-    return f"`{text or (list(field.default) if isinstance(field.default, tuple) else field.default)}`"
+    text = default_text(field)
+    return text if text in ("required", "empty") else f"`{text}`"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ LAYERS = (
     ("entry",),
     ("grid",),
     ("command_line",),
+    ("__main__",),
 )
 WITHOUT_TORCH = (
     "errors.py",

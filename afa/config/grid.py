@@ -54,6 +54,8 @@ class GridOptions:
     dry_run: bool = setting("dry_run", "only list the runs", default=False)
 
 
+GRID_FIELDS = {f"{GRID}.{key}": f for key, f in setting_fields(GridSettings).items()} | setting_fields(GridOptions)
+"""Dotted key -> field."""
 _OPTIONS = setting_fields(GridOptions).keys()
 _AXES = {"networks": "base_model_name", "datasets": "target_dataset", "methods": "reg_type"}
 """Axis -> the key whose value a name on it is, if the grid does not define the name."""

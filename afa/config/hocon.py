@@ -9,31 +9,24 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, NoReturn
 
 import pyparsing
 from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[import-untyped]
 
-from afa.config.grid import GRID, Grid, GridOptions, GridSettings, build_grid
+from afa.config.grid import GRID, GRID_FIELDS, Grid, build_grid
 from afa.config.schema import build_settings, flatten
 from afa.config.settings import RENAMED, STAGE_NAMES, Settings, field_of, section_values
+from afa.config.shipped import CONFIGS, config_names, find_config, shipped_path
 from afa.config.values import Problem, Problems, nearest, parse_assignments
 from afa.errors import ConfigError
-from afa.fields import setting_fields
 
-TREE = "hocon_config"
-"""The nearest folder of this name above a config bounds its includes; without one, the config's own folder does."""
 MAX_INCLUDES = 8
 MAX_BYTES = 2**20
 MAX_DEPTH = 8  # pyhocon is recursive: about fifty brackets exhaust Python's stack
 MAX_NAMES = 32  # in a dotted key
 
-_GRID_FIELDS: dict[str, Field] = {
-    **setting_fields(GridOptions),
-    **{f"{GRID}.{key}": f for key, f in setting_fields(GridSettings).items()},
-}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _INCLUDE_LINE = re.compile(r'[ \t]*include[ \t]*"([^"\\]*)"[ \t]*(?:(?:#|//).*)?')
 # Splits as pyhocon does, so that nothing hides in a string or a comment; the // of http://x starts no comment.
@@ -127,14 +120,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files:
 
     The files that a grid's runs need are not looked for: those runs whose files exist can be trained.
     """
-    path = Path(path)
+    path = find_config(path)
     try:
         source = _Source(_shown(path.resolve()))
         source.read_file(path.resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except _RefusedError as refused:
-        known = [str(other) for other in sorted(path.parent.glob("*.hocon"))]
+        known = [str(other) for other in (*sorted(path.parent.glob("*.hocon")), *config_names())]
         raise ConfigError(f"{path}: {refused}{nearest(str(path), known)}") from None
     return _build(source, overrides, name=path.stem, check_files=check_files)
 
@@ -185,7 +178,7 @@ def _to_hocon(value: Any) -> str:
 
 def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_files: bool = False) -> Settings | Grid:
     problems = Problems()
-    forced = parse_assignments(overrides, lambda key: _GRID_FIELDS.get(key) or field_of(key), problems)
+    forced = parse_assignments(overrides, lambda key: GRID_FIELDS.get(key) or field_of(key), problems)
     source.findings += [Finding(COMMAND_LINE, *problem) for problem in problems.found]
     # In the text, so that substitutions see them.
     source.lines += [(f"{key} = {_to_hocon(value)}", COMMAND_LINE) for key, value in forced.items()]
@@ -240,15 +233,21 @@ def _parse(source: "_Source", index: Index) -> dict[str, Any]:
 
 
 def _plain(value: Any, key: str, index: Index) -> Any:
-    """``value`` without pyhocon's types; what it took for a number or a boolean in a string's field is text again."""
+    """``value`` without pyhocon's types; what it took for a number or a boolean in a string's field is text again.
+
+    The paths of a shipped config become paths that the working directory needs.
+    """
     if isinstance(value, Mapping):
         names = {name: name.strip('"') for name in value}
         return {names[name]: _plain(value[name], f"{key}.{names[name]}".lstrip("."), index) for name in value}
     if isinstance(value, list):
         return [_plain(item, "", index) for item in value]
-    f = _GRID_FIELDS.get(key) or field_of(key)
-    is_number = isinstance(value, int | float) and f is not None and f.type is str
-    return (index[key].text or value) if is_number and key in index else value
+    f = GRID_FIELDS.get(key) or field_of(key)
+    if f is None or key not in index:
+        return value
+    if f.metadata["names"] in ("file", "folder") and isinstance(value, str):
+        return shipped_path(value, Path(index[key].origin[0]))
+    return (index[key].text or value) if f.type is str and isinstance(value, int | float) else value
 
 
 def _enclosing(key: str, index: Index) -> str:
@@ -345,7 +344,7 @@ class _Source:
             raise _RefusedError("only a file can include others")
         if not name or PureWindowsPath(name).anchor or re.search(r"^[A-Za-z][\w+.-]+:|[*?\[\0]", name):
             raise _RefusedError("write the path of one file relative to this one; URLs and patterns are not read")
-        root = next((folder for folder in including[0].parents if folder.name == TREE), including[0].parent)
+        root = next((folder for folder in including[0].parents if folder.name == CONFIGS.name), including[0].parent)
         try:
             target = (including[-1].parent / name).resolve()
         except (OSError, RuntimeError) as error:

@@ -36,7 +36,7 @@ class DataSettings:
     """The images: ``<root>/<dataset>/{train,test}/<class>/*``."""
 
     dataset: str = setting("target_dataset", "folder of the target data set in target_data_dir")
-    root: str = setting("target_data_dir", "folder that contains the data sets", changes_result=False)
+    root: str = setting("target_data_dir", "folder that contains the data sets", names="folder", changes_result=False)
     augmentation: str = setting(
         "data_aug",
         "default: resize to a square, random crop, flip; improved: resize the short side, random crop, flip, "

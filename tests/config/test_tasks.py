@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import afa
 from afa.command_line import main
 
 
@@ -62,4 +63,4 @@ def test_the_version_names_what_results_depend_on(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith("AFA 0.1.0, Python 3.")
+    assert capsys.readouterr().out.startswith(f"AFA {afa.__version__}, Python 3.")
