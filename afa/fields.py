@@ -7,9 +7,9 @@ from typing import Any
 
 
 def setting(
-    key: str,
     reason: str,
     *,
+    key: str = "",
     default: Any = MISSING,
     low: float = -math.inf,
     high: float = math.inf,
@@ -19,26 +19,17 @@ def setting(
     names: str = "",
     changes_result: bool = True,
 ) -> Any:
-    """A dataclass field that is read from ``key`` of the config file; ``afa/config`` checks its value.
+    """A dataclass field that is read from ``key`` of the config file, by default its name; ``afa/config`` checks it.
 
     ``choices`` and ``aliases`` (released name -> ours) or a ``pattern`` restrict a string, ``low`` and
     ``high`` (inclusive) a number. ``names``: what the string is the path of: ``file``, ``folder`` or ``checkpoint``. A
     run may be resumed with another value of a field that has ``changes_result=False``.
     """
-    metadata = {
-        "key": key,
-        "reason": reason,
-        "low": low,
-        "high": high,
-        "choices": tuple(choices),
-        "aliases": dict(aliases or {}),
-        "pattern": pattern,
-        "names": names,
-        "changes_result": changes_result,
-    }
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+    metadata = {"key": key, "reason": reason, "low": low, "high": high, "pattern": pattern, "names": names}
+    metadata |= {"choices": tuple(choices), "aliases": dict(aliases or {}), "changes_result": changes_result}
+    return field(default=default, metadata=metadata)
 
 
 def setting_fields(section: type) -> dict[str, Field]:
-    """Config key -> field, of the fields of a dataclass that ``setting`` made."""
-    return {f.metadata["key"]: f for f in fields(section) if f.metadata}
+    """Config key -> field, of the fields of a dataclass that ``setting`` created."""
+    return {f.metadata["key"] or f.name: f for f in fields(section) if f.metadata}

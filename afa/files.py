@@ -81,9 +81,8 @@ def read_json(path: Path, build: Callable[[Any], T]) -> T:
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise AFAError(
-            f"{path}: modified or incomplete; remove it, and the same command restores it from the checkpoints"
-        ) from None
+        advice = "remove it, and the same command restores it from the checkpoints"
+        raise AFAError(f"{path}: modified or incomplete; {advice}") from None
 
 
 def sha256(path: Path) -> str:
@@ -108,7 +107,7 @@ def locked(path: Path, *, wait: Callable[[], object] | None = None) -> Iterator[
                 # Not flock: the workers of a killed run inherit such a lock and outlive the run by some seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except (BlockingIOError, PermissionError):  # POSIX allows both
+            except (BlockingIOError, PermissionError):  # POSIX allows either error
                 if wait is None:
                     raise BlockingIOError(f"{path} is locked") from None
             wait()
@@ -128,20 +127,15 @@ def claim_folder(folder: Path) -> contextlib.ExitStack:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / LOCK))
         except BlockingIOError:
-            raise BusyError(
-                f"{folder}: another run is using this folder; wait for it, or choose another exp_id=<name>"
-            ) from None
+            advice = "wait for it, or choose another exp_id=<name>"
+            raise BusyError(f"{folder}: another run is using this folder; {advice}") from None
         except OSError as error:
             raise AFAError(f"{folder}: cannot be written: {error.strerror}; choose another outpath=<folder>") from None
         return stack.pop_all()
 
 
 def keep_old(path: Path) -> Path | None:
-    """Rename an existing file or folder to ``<stem>.old-1<suffix>``, ``-2``, ... and return its new path.
-
-    Raises:
-        AFAError: it cannot be renamed.
-    """
+    """Rename ``path`` if it exists to ``<stem>.old-1<suffix>``, ``-2``, ...; return its new path or raise AFAError."""
     return _rename_old(path, path.stem, path.suffix) if path.exists() else None
 
 

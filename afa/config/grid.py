@@ -25,18 +25,13 @@ GRID = "grid"
 class GridSettings:
     """The axes of a grid; keys of the block ``grid { }``."""
 
-    networks: tuple[str, ...] = setting("networks", "names of networks: defined in the grid, or torchvision's")
-    datasets: tuple[str, ...] = setting("datasets", "names of data sets: defined in the grid, or folders")
-    methods: tuple[str, ...] = setting("methods", "names of methods: defined in the grid, or a reg_type")
-    seeds: int = setting(
-        "seeds", "number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000
-    )
-    name: str = setting(
-        "name", "folder of the runs in outpath, which grids may share; empty: the file's name", default=""
-    )
-    published: str = setting("published", "number of the paper's table to compare the results with", default="")
+    networks: tuple[str, ...] = setting("names of networks: defined in the grid, or torchvision's")
+    datasets: tuple[str, ...] = setting("names of data sets: defined in the grid, or folders")
+    methods: tuple[str, ...] = setting("names of methods: defined in the grid, or a reg_type")
+    seeds: int = setting("number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000)
+    name: str = setting("folder of the runs in outpath, which grids may share; empty: the file's name", default="")
+    published: str = setting("number of the paper's table to compare the results with", default="")
     kind: str = setting(
-        "kind",
         "output of mode=report: table, curves, images_per_class or parameters",
         default="table",
         choices=("table", "curves", "images_per_class", "parameters"),
@@ -47,18 +42,19 @@ class GridSettings:
 class GridOptions:
     """What to do with a grid; keys outside the block, usually on the command line."""
 
-    mode: str = setting("mode", "train the missing runs, or report", default="train", choices=("train", "report"))
+    mode: str = setting("train the missing runs, or report", default="train", choices=("train", "report"))
     shard: str = setting(
-        "shard", "<k>/<n>: run shard k of n, k from 1 to n", default="1/1", pattern=r"[1-9]\d{0,3}/[1-9]\d{0,3}"
+        "<k>/<n>: run shard k of n, k from 1 to n", default="1/1", pattern=r"[1-9]\d{0,3}/[1-9]\d{0,3}"
     )
-    dry_run: bool = setting("dry_run", "only list the runs", default=False)
+    dry_run: bool = setting("only list the runs", default=False)
 
 
+Flatten = Callable[..., dict[str, Any]]
 GRID_FIELDS = {f"{GRID}.{key}": f for key, f in setting_fields(GridSettings).items()} | setting_fields(GridOptions)
 """Dotted key -> field."""
 _OPTIONS = setting_fields(GridOptions).keys()
 _AXES = {"networks": "base_model_name", "datasets": "target_dataset", "methods": "reg_type"}
-"""Axis -> the key whose value a name on it is, if the grid does not define the name."""
+"""Axis -> the config key that a name sets if the grid does not define this name."""
 
 
 class Cell(NamedTuple):
@@ -80,7 +76,7 @@ class Cell(NamedTuple):
     @property
     def group(self) -> tuple[str, str, str]:
         """What all seeds have in common."""
-        return self.network, self.dataset, self.method
+        return self[:3]
 
     @property
     def folder(self) -> Path:
@@ -102,24 +98,16 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """All runs, seeds outermost: the first seed of each combination is trained first.
-
-    ``report`` is the path of the report's files, without a suffix.
-    """
+    """All runs, seeds outermost: the first seed of each combination is trained first."""
 
     grid: GridSettings
     options: GridOptions
     cells: tuple[Cell, ...]
-    report: Path
+    report: Path  # of the report's files, without a suffix
 
 
 def build_grid(
-    values: Mapping[str, Any],
-    problems: Problems,
-    *,
-    flatten: Callable[..., dict[str, Any]],
-    forced: Mapping[str, Any],
-    name: str,
+    values: Mapping[str, Any], problems: Problems, *, flatten: Flatten, forced: Mapping[str, Any], name: str
 ) -> Grid | None:
     """Check the plain ``values`` of a config with a ``grid { }`` block.
 
@@ -129,7 +117,7 @@ def build_grid(
         flatten: ``flatten(block, prefix)`` returns a block, whose keys start with ``prefix`` in the file, with dotted
             keys in the order in which they were set.
         forced: dotted keys and values from the command line.
-        name: of the file, for the report's files, and for a grid without a name.
+        name: name of the config file: used for the report's files, and as the default of ``grid.name``.
     """
     block = values[GRID]
     if not isinstance(block, Mapping):
@@ -140,9 +128,8 @@ def build_grid(
     options = _section(GridOptions, {key: value for key, value in values.items() if key in _OPTIONS}, problems)
     if grid is None or options is None:
         return None
-    for axis in _AXES:
-        if not getattr(grid, axis):
-            inside.add(axis, "is empty; a grid needs at least one name on each axis")
+    for axis in (axis for axis in _AXES if not getattr(grid, axis)):
+        inside.add(axis, "is empty; a grid needs at least one name on each axis")
     shard, _, shards = options.shard.partition("/")
     if int(shard) > int(shards):
         problems.add("shard", f"'{options.shard}' is not valid: <k>/<n> with k from 1 to n")
@@ -157,10 +144,7 @@ def build_grid(
     for names in product(grid.networks, grid.datasets, grid.methods):
         merged, file_keys = base, dict[str, str]()
         for prefix, layer in (*_layers(define, names, flatten), ("", forced)):
-            merged = {
-                **{key: value for key, value in merged.items() if key not in layer},
-                **layer,
-            }  # the last set, last
+            merged = {key: value for key, value in merged.items() if key not in layer} | layer  # the last set, last
             file_keys |= {key: prefix + key if prefix[-1:] in ("", ".") else prefix for key in layer}
         found = Problems()
         settings = build_settings(merged, found, forced=forced)
@@ -173,7 +157,7 @@ def build_grid(
             parent = Path(settings.run.outpath, *map(_file_name, (grid.name, *names)))
             combinations.append((names, settings, parent))
     if len({parent for *_, parent in combinations}) < len(combinations):
-        problems.add(GRID, "two of its names give the same folder; rename one")
+        problems.add(GRID, "two names of the grid have the same folder name; rename one of them")
     if problems.found:
         return None
     seeds = range(1, grid.seeds + 1)
@@ -211,13 +195,13 @@ def _check_blocks(block: Any, key: str, names: Sequence[Collection[str] | None],
         return
     for name, inner in block.items() if names else ():
         if names[0] is not None and name not in names[0]:
-            problems.add(f"{key}.{name}", f"no such name on its axis{nearest(name, names[0])}")
+            problems.add(f"{key}.{name}", f"not a name of this axis{nearest(name, names[0])}")
         else:
             _check_blocks(inner, f"{key}.{name}", names[1:], problems)
 
 
 def _layers(
-    define: Mapping[str, Any], names: tuple[str, str, str], flatten: Callable[..., dict[str, Any]]
+    define: Mapping[str, Any], names: tuple[str, str, str], flatten: Flatten
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The settings that a grid defines for a combination, general ones first, each with the prefix of its keys.
 

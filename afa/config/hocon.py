@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,6 +38,7 @@ _TOKEN = re.compile(
     | (?P<string>\"{3}(?s:.*?)"*\"{3}|"(?:[^"\\\n]|\\[^\n])*")
     | (?P<substitution>\$\{\??[^}\n]*\})
     | (?P<sign>\+=|[{}\[\]=:,])
+    | (?P<include>(?i:include)(?![\w$]))
     | (?P<word>(?:[^\s"{}\[\]\#,=:$\\+^`?!@*&]|\+(?=[0-9]))+)
     | (?P<other>[^\n])""",
     re.VERBOSE,
@@ -46,7 +48,6 @@ _DURATION = re.compile(
     r"[0-9]+ *(?:ns|us|ms|mo|[smhwdy]|(?:nano|micro|milli)(?:s|seconds?)?|(?:second|minute|hour|day|week|month|year)s?)"
     r"(?![A-Za-z0-9])"
 )
-_INCLUDE = re.compile(r"include(?![\w$])", re.IGNORECASE)
 
 
 class Token(NamedTuple):
@@ -57,11 +58,6 @@ class Token(NamedTuple):
     start: int
     end: int
     line: int
-
-    @property
-    def is_include(self) -> bool:
-        """Whether pyhocon could take it for the keyword ``include``."""
-        return self.kind == "word" and bool(_INCLUDE.match(self.text))
 
 
 def _tokens(text: str) -> list[Token]:
@@ -77,14 +73,8 @@ def _tokens(text: str) -> list[Token]:
 Origin = tuple[str, int]
 """File and line; line 0: no particular line."""
 COMMAND_LINE: Origin = ("command line", 0)
-
-
-class Finding(NamedTuple):
-    """What is wrong in a line; ``key`` is empty if no key is concerned."""
-
-    origin: Origin
-    key: str
-    message: str
+Finding = tuple[Origin, str, str]
+"""Origin, key and message of a mistake; the key is empty if no key is concerned."""
 
 
 class Entry(NamedTuple):
@@ -99,13 +89,12 @@ Index = dict[str, Entry]
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings:
-    """Read a config file.
+    """Read a config file of one run.
 
     Args:
         path: the HOCON file.
-        overrides: arguments of the command line, ``key=value`` or ``first_stage.key=value``, see
-            ``parse_assignments``. They have precedence over the file, and without the name of a stage over its
-            blocks, too.
+        overrides: arguments of the command line, ``key=value`` or ``first_stage.key=value``, see ``parse_assignments``.
+            They have precedence over the file, and without the name of a stage over its blocks, too.
         check_files: whether the files and folders that the settings name must exist.
 
     Raises:
@@ -118,7 +107,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = (), *, check_file
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = False) -> Settings | Grid:
     """Read a config file of one run or of a grid of runs; see ``load_settings``.
 
-    The files that a grid's runs need are not looked for: those runs whose files exist can be trained.
+    ``check_files`` does not apply to a grid: the runs whose files exist can be trained.
     """
     path = find_config(path)
     try:
@@ -133,11 +122,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files:
 
 
 def parse_settings(text: str, name: str = "settings") -> Settings:
-    """Read a config without includes from ``text``, for example from ``format_settings``; errors call it ``name``.
-
-    Raises:
-        ConfigError: see ``load_settings``.
-    """
+    """Read a config without includes from ``text``, for example from ``format_settings``; errors call it ``name``."""
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name}: larger than {MAX_BYTES} characters")
     source = _Source(name)
@@ -154,17 +139,14 @@ def _single_run(config: Settings | Grid, name: str) -> Settings:
 def format_settings(settings: Settings) -> str:
     """HOCON with every key, which loads back as equal settings."""
 
-    def assignments(section: Any) -> list[str]:
-        return [f"{key} = {_to_hocon(value)}" for key, value in section_values(section).items()]
-
-    lines = ["# data", *assignments(settings.data), "", "# backbone", *assignments(settings.backbone)]
-    for name, stage in zip(STAGE_NAMES, settings.stages, strict=False):
-        if len(settings.stages) > 1:
-            lines += ["", f"{name} {{", *(f"  {line}" for line in assignments(stage)), "}"]
-        else:
-            lines += ["", "# stage", *assignments(stage)]
-    lines += ["", "# compute", *assignments(settings.compute), "", "# run", *assignments(settings.run), ""]
-    return "\n".join(lines)
+    stages = zip(STAGE_NAMES if len(settings.stages) > 1 else ["stage"], settings.stages, strict=False)
+    sections = {"data": settings.data, "backbone": settings.backbone, **dict(stages)}
+    blocks = []
+    for name, section in {**sections, "compute": settings.compute, "run": settings.run}.items():
+        lines = [f"{key} = {_to_hocon(value)}\n" for key, value in section_values(section).items()]
+        is_block = name in STAGE_NAMES
+        blocks.append(f"{name} {{\n  {'  '.join(lines)}}}\n" if is_block else f"# {name}\n{''.join(lines)}")
+    return "\n".join(blocks)
 
 
 def _to_hocon(value: Any) -> str:
@@ -179,19 +161,17 @@ def _to_hocon(value: Any) -> str:
 def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_files: bool = False) -> Settings | Grid:
     problems = Problems()
     forced = parse_assignments(overrides, lambda key: GRID_FIELDS.get(key) or field_of(key), problems)
-    source.findings += [Finding(COMMAND_LINE, *problem) for problem in problems.found]
+    source.findings += [(COMMAND_LINE, *problem) for problem in problems.found]
     # In the text, so that substitutions see them.
     source.lines += [(f"{key} = {_to_hocon(value)}", COMMAND_LINE) for key, value in forced.items()]
     index = _Scanner(source).scan()
     if source.findings:
         raise ConfigError(_format(source.findings))
-    values = _parse(source, index)
-    positions = {key: position for position, key in enumerate(index)}
+    values, positions = _parse(source, index), {key: position for position, key in enumerate(index)}
 
     def ordered(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        flat = flatten(block)
-        order = {key: positions.get(_enclosing(prefix + key, index), -1) for key in flat}
-        return {key: flat[key] for key in sorted(flat, key=order.__getitem__)}
+        items = flatten(block).items()
+        return dict(sorted(items, key=lambda item: positions.get(_enclosing(prefix + item[0], index), -1)))
 
     problems = Problems()
     config: Settings | Grid | None
@@ -205,11 +185,7 @@ def _build(source: "_Source", overrides: Sequence[str], *, name: str, check_file
 
 
 def _parse(source: "_Source", index: Index) -> dict[str, Any]:
-    """The values of the text in Python's own types.
-
-    Raises:
-        ConfigError: pyhocon cannot read it.
-    """
+    """The values of the text in Python's own types. Raises ConfigError if pyhocon cannot read it."""
     whitespace = pyparsing.ParserElement.DEFAULT_WHITE_CHARS
     try:
         tree = ConfigFactory.parse_string(source.text)
@@ -222,18 +198,17 @@ def _parse(source: "_Source", index: Index) -> dict[str, Any]:
         message = f"cannot read '{line}'; write one key = value per line, strings in quotes"
     except Exception as error:  # for malformed text pyhocon also raises errors of other types
         message = str(error).split("\n")[0] if isinstance(error, ConfigException) else f"cannot be read: {error!r}"
-        numbers = re.findall(r"line: ?(\d+)", message)
-        number = int(numbers[0]) if numbers else 0
+        number = int(numbers[1]) if (numbers := re.search(r"line: ?(\d+)", message)) else 0
         message = re.sub(r":? \(line: ?\d+, col: ?\d+\)", "", message)
     finally:
         # pyhocon changes it for the entire process, and does not restore it after an error.
         pyparsing.ParserElement.set_default_whitespace_chars(whitespace)
     origin = source.lines[number - 1][1] if number else (source.name, 0)
-    raise ConfigError(_format([Finding(origin, "", message)]))
+    raise ConfigError(_format([(origin, "", message)]))
 
 
 def _plain(value: Any, key: str, index: Index) -> Any:
-    """``value`` without pyhocon's types; what it took for a number or a boolean in a string's field is text again.
+    """Convert pyhocon's types to Python's; restore the text of a string that pyhocon read as a number or a boolean.
 
     The paths of a shipped config become paths that the working directory needs.
     """
@@ -262,13 +237,13 @@ def _located(problem: Problem, index: Index, file: str) -> Finding:
     names = (problem.key, *(released for released, ours in RENAMED.items() if ours == problem.key))
     key = next((name for name in reversed(index) if name in names), problem.key)
     entry = index.get(key if problem.message.startswith("missing") else _enclosing(key, index))
-    return Finding(entry.origin if entry else (file, 0), key, problem.message)
+    return entry.origin if entry else (file, 0), key, problem.message
 
 
 def _format(findings: Iterable[Finding]) -> list[str]:
     """One line for each origin and key, sorted by file and line."""
     lines: dict[tuple[Origin, str], str] = {}
-    for origin, key, message in sorted(findings, key=lambda finding: finding.origin):
+    for origin, key, message in sorted(findings, key=lambda finding: finding[0]):
         position = f"{origin[0]}:{origin[1]}" if origin[1] else origin[0]
         lines.setdefault((origin, key or message), f"{position}: {key}: {message}" if key else f"{position}: {message}")
     return list(lines.values())
@@ -283,14 +258,14 @@ class _RefusedError(Exception):
     """A file is not read; the text says why."""
 
 
+@dataclass
 class _Source:
-    """The lines of a config, includes expanded, with their origins, and the mistakes found so far."""
+    """The lines of a config with expanded includes, the origin of each line, and the mistakes found so far."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.size = 0
-        self.lines: list[tuple[str, Origin]] = []
-        self.findings: list[Finding] = []
+    name: str
+    size: int = 0
+    lines: list[tuple[str, Origin]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -321,11 +296,9 @@ class _Source:
     def add_text(self, text: str, name: str, including: tuple[Path, ...] = ()) -> None:
         """Add the lines of ``text``; an include alone on its line, outside all braces, is replaced by its file."""
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        lines = text.split("\n")
-        included: dict[int, str] = {}
-        depth = 0
+        lines, included, depth = text.split("\n"), dict[int, str](), 0
         for token in _tokens(text):
-            match = _INCLUDE_LINE.fullmatch(lines[token.line]) if depth == 0 and token.is_include else None
+            match = _INCLUDE_LINE.fullmatch(lines[token.line]) if depth == 0 and token.kind == "include" else None
             if match:
                 included[token.line] = match[1]
             depth += (token.text in ("{", "[")) - (token.text in ("}", "]"))
@@ -336,7 +309,7 @@ class _Source:
                 else:
                     self.lines.append((line, (name, number + 1)))
             except _RefusedError as refused:
-                self.findings.append(Finding((name, number + 1), "", f'include "{included[number]}": {refused}'))
+                self.findings.append(((name, number + 1), "", f'include "{included[number]}": {refused}'))
 
     def _target(self, name: str, including: tuple[Path, ...]) -> Path:
         """The file that ``include "name"`` means in the last file of ``including``."""
@@ -389,7 +362,7 @@ class _Scanner:
         return self.index
 
     def _report(self, token: Token, key: str, message: str) -> None:
-        self.source.findings.append(Finding(self.source.lines[token.line][1], key, message))
+        self.source.findings.append((self.source.lines[token.line][1], key, message))
 
     def _stop(self, token: Token, message: str) -> NoReturn:
         self._report(token, "", message)
@@ -403,7 +376,7 @@ class _Scanner:
         token = self.tokens[self.at]
         if token.text == '"':
             self._stop(token, "this quote is not closed on its line")
-        if token.is_include:  # the correct ones have been expanded: pyhocon must not see any
+        if token.kind == "include":  # the correct ones have been expanded: pyhocon must not see any
             self._stop(token, 'write include "relative/path.hocon", alone on its line and outside all braces')
         self.at += 1
         return token
@@ -420,7 +393,7 @@ class _Scanner:
                 self._stop(first, "no key before this '{'; remove the braces around the config")
             if first.kind not in ("word", "string"):
                 self._stop(first, f"'{first.text}' where a key is expected")
-            while self._next.kind in ("word", "string"):
+            while self._next.kind in ("word", "string", "include"):
                 last = self._take()
             name = self.text[first.start : last.end].replace('"', "")
             key = prefix + name

@@ -42,7 +42,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 def build_settings(
     values: Mapping[str, Any], problems: Problems, *, forced: Collection[str] = (), check_files: bool = False
 ) -> Settings | None:
-    """Check values and freeze them.
+    """Check values and freeze them; None if there are problems.
 
     Args:
         values: config key -> value in the order in which they were set; keys in a block are nested or dotted. A
@@ -50,9 +50,6 @@ def build_settings(
         problems: everything wrong is added to it.
         forced: dotted keys from the command line; they have precedence over all others, stage blocks included.
         check_files: whether the files and folders that the settings name must exist.
-
-    Returns:
-        the settings, or None if there are problems.
     """
     flat: dict[str, Any] = {}
     for key, value in flatten(values).items():
@@ -62,8 +59,7 @@ def build_settings(
             continue
         flat.pop(RENAMED.get(key, key), None)  # of a key and its released name the later one applies
         flat[RENAMED.get(key, key)] = value
-    flat = _expand_recipe(flat, problems)
-    checked: dict[str, Any] = {}
+    flat, checked = _expand_recipe(flat, problems), dict[str, Any]()
     for prefix in ("", *_STAGE_PREFIXES):
         checked |= _check_scope(flat, prefix, problems)
     check_required(flat, {key: f for key, f in FIELDS.items() if key not in STAGE_FIELDS}, problems)
@@ -97,7 +93,7 @@ def build_settings(
 
 
 def check_dataset(root: str | None, dataset: str | None) -> list[Problem]:
-    """Whether the folder of the data sets exists and contains the data set; None: not known, not checked."""
+    """A problem if the folder of the data sets does not exist or lacks the data set; None: not known, not checked."""
     if root is None:
         return []
     if not Path(root).is_dir():
@@ -111,7 +107,7 @@ def check_dataset(root: str | None, dataset: str | None) -> list[Problem]:
 
 
 def _expand_recipe(flat: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    """``flat`` with the stages that a recipe stands for instead of its name."""
+    """Replace the name of a recipe in ``flat`` by its stages."""
     recipe = flat.get("reg_type")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         return flat
@@ -177,7 +173,7 @@ def _stage_values(
         problems.add("reg_type", f"{name} consists of two stages; set it outside the stage blocks")
         return values
     method = METHODS[name]
-    if not method.needs_alpha:
+    if not method.terms:
         values.pop("search.alpha", None)
     elif "alpha" not in winners and not values.get("search.alpha"):
         usual = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
@@ -193,8 +189,7 @@ def _check_backbone(checked: Mapping[str, Any], methods: Collection[str | None],
     name, layers = checked.get("base_model_name"), checked.get("aligned_layers", ())
     reads_maps = any(method not in METHODS or METHODS[method].reads_maps for method in methods)
     if name is not None and name not in BACKBONES and (isinstance(layers, int) or (reads_maps and not layers)):
-        known = ", ".join(BACKBONES)
-        hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {known})"
+        hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {', '.join(BACKBONES)})"
         problems.add("base_model_name", f"{hint}; any other torchvision network needs aligned_layers = [...]")
     if name in BACKBONES and isinstance(layers, int):
         try:

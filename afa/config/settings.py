@@ -1,9 +1,8 @@
 """Settings: one frozen dataclass per subject; every field has a type, bounds and a reason.
 
-Each field carries its key in the config file. Keys of the released code keep their names
-and meaning, also where these are confusing: its ``beta`` is the paper's gamma, its
-``gamma`` the factor of the learning rate. Only this file knows them; the rest of the
-program uses the field names.
+Each field carries its key in the config file. Keys of the released code keep their names and meaning, also where these
+are confusing: its ``beta`` is the paper's gamma, its ``gamma`` the factor of the learning rate. Only this file knows
+them; the rest of the program uses the field names.
 """
 
 from dataclasses import Field, dataclass
@@ -35,59 +34,56 @@ RELEASED_LOSSES = {
 class DataSettings:
     """The images: ``<root>/<dataset>/{train,test}/<class>/*``."""
 
-    dataset: str = setting("target_dataset", "folder of the target data set in target_data_dir")
-    root: str = setting("target_data_dir", "folder that contains the data sets", names="folder", changes_result=False)
+    dataset: str = setting("folder of the target data set in target_data_dir", key="target_dataset")
+    root: str = setting(
+        "folder that contains the data sets", key="target_data_dir", names="folder", changes_result=False
+    )
     augmentation: str = setting(
-        "data_aug",
         "default: resize to a square, random crop, flip; improved: resize the short side, random crop, flip, "
         "ten-crop test",
+        key="data_aug",
         default="default",
         choices=("default", "improved"),
     )
     image_size: int = setting(
-        "image_size", "side of the square network input in pixels; 0: the network's own", default=0, low=0, high=2048
+        "side of the square network input in pixels; 0: the network's own", default=0, low=0, high=2048
     )
-    batch_size: int = setting("batch_size", "images per training step", default=64, low=1)
+    batch_size: int = setting("images per training step", default=64, low=1)
     validation_fraction: float = setting(
-        "validation_fraction", "fraction of the training images to hold out; 0: none", default=0.0, low=0.0, high=0.9
+        "fraction of training images held out to select epoch and alpha; 0: none", default=0.0, low=0.0, high=0.9
     )
     validation_folder: str = setting(
-        "validation_folder",
         "held-out images next to train, if validation_fraction is 0; empty: val, valid or validation if it exists",
         default="",
         pattern=r"(?!\.)[^/\\]*",
     )
     bad_images: str = setting(
-        "bad_images", "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
+        "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
     )
     cache: str = setting(
-        "cache",
         "where decoded and resized images are kept: memory; disk, shared by all runs; none: decode at each use",
         default="memory",
         choices=("memory", "disk", "none"),
         changes_result=False,
     )
     cache_dir: str = setting(
-        "cache_dir", "folder of cache = disk; safe to delete", default="~/.cache/afa/images", changes_result=False
+        "folder of cache = disk; safe to delete", default="~/.cache/afa/images", changes_result=False
     )
-    num_workers: int = setting(
-        "num_workers", "processes that decode images", default=4, low=0, high=256, changes_result=False
-    )
+    num_workers: int = setting("processes that decode images", default=4, low=0, high=256, changes_result=False)
 
 
 @dataclass(frozen=True)
 class BackboneSettings:
     """The network and its source weights."""
 
-    name: str = setting("base_model_name", "torchvision's name of the network")
+    name: str = setting("torchvision's name of the network", key="base_model_name")
     task: str = setting(
-        "base_task", "data set of the source weights", default="imagenet", choices=("imagenet", "places365")
+        "data set of the source weights", key="base_task", default="imagenet", choices=("imagenet", "places365")
     )
     source_weights: str = setting(
-        "source_weights", "file; empty: torchvision's IMAGENET1K_V1; old key: pretrain_path", default="", names="file"
+        "file; empty: torchvision's IMAGENET1K_V1; old key: pretrain_path", default="", names="file"
     )
     aligned_layers: tuple[str, ...] | int = setting(
-        "aligned_layers",
         "names of the modules whose outputs are aligned; 4, 8 or 12: that many, evenly spaced; empty: the paper's four",
         default=(),
         low=4,
@@ -100,62 +96,60 @@ class StageSettings:
     """One training stage; with two stages its keys may be set in ``first_stage { }`` and ``second_stage { }``."""
 
     method: str = setting(
-        "reg_type", "method, or a recipe of two stages", choices=(*METHODS, *RECIPES), aliases=RELEASED_METHODS
+        "method; outside the stage blocks also a recipe of two stages",
+        key="reg_type",
+        choices=(*METHODS, *RECIPES),
+        aliases=RELEASED_METHODS,
     )
-    alpha: float = setting("alpha", "weight of the method's terms in the loss", default=0.0, low=0.0)
+    alpha: float = setting("weight of the method's terms in the loss", default=0.0, low=0.0)
     alignment_scale: str = setting(
-        "alignment_scale",
         "how maps are compared: released: as published, alpha depends on network and image size; relative: "
         "standardised, with an alpha of 1 to 100",
         default="released",
         choices=("released", "relative"),
     )
     search_alpha: tuple[float, ...] = setting(
-        "search.alpha", "values of alpha to try on held-out images; training uses the best", default=(), low=0.0
+        "values of alpha to try on held-out images; training uses the best", key="search.alpha", default=(), low=0.0
     )
     head_penalty: float = setting(
-        "beta", "weight of half the squared L2 norm of the head; the paper's gamma", default=0.01, low=0.0
+        "weight of half the squared L2 norm of the head; the paper's gamma", key="beta", default=0.01, low=0.0
     )
-    learning_rate: float = setting("lr", "learning rate of backbone, head and attention", default=0.01, low=0.0)
-    max_iter: int = setting("max_iter", "number of steps, rounded to complete epochs", default=4500, low=1)
+    learning_rate: float = setting("learning rate of backbone, head and attention", key="lr", default=0.01, low=0.0)
+    max_iter: int = setting("number of steps, rounded to complete epochs", default=4500, low=1)
     epochs: int = setting(
-        "epochs", "number of epochs; 0: use max_iter; 10 for L2-FE if neither is set", default=0, low=0, high=1_000_000
+        "number of epochs; 0: use max_iter; default for L2-FE if neither is set: 10", default=0, low=0, high=1_000_000
     )
     schedule: str = setting(
-        "lr_scheduler",
         "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0; explr: exponential, one factor per 6 epochs; "
-        "explr for L2-FE if not set",
+        "default for L2-FE: explr",
+        key="lr_scheduler",
         default="steplr",
         choices=("steplr", "coslr", "explr"),
     )
-    decay_factor: float = setting("gamma", "factor of steplr and explr", default=0.1, low=0.0, high=1.0)
-    momentum: float = setting("momentum", "momentum of SGD", default=0.9, low=0.0, high=1.0)
-    weight_decay: float = setting(
-        "weight_decay", "weight decay of SGD; 1e-4 for L2 and L2-FE if not set", default=0.0, low=0.0
-    )
+    decay_factor: float = setting("factor of steplr and explr", key="gamma", default=0.1, low=0.0, high=1.0)
+    momentum: float = setting("momentum of SGD", default=0.9, low=0.0, high=1.0)
+    weight_decay: float = setting("weight decay of SGD; default for L2 and L2-FE: 1e-4", default=0.0, low=0.0)
     classification: str = setting(
-        "loss_type",
         "classification loss: cross_entropy, label_smoothing or kd_regularization",
+        key="loss_type",
         default="cross_entropy",
         choices=RELEASED_LOSSES.values(),
         aliases=RELEASED_LOSSES,
     )
-    grad_clip: float = setting("grad_clip", "maximum L2 norm of the gradient; 0: no clipping", default=0.0, low=0.0)
-    seed: int = setting("seed", "random seed; repeat k uses seed + k - 1", default=1, low=0, high=2**31)
+    grad_clip: float = setting("maximum L2 norm of the gradient; 0: no clipping", default=0.0, low=0.0)
+    seed: int = setting("random seed; repeat k uses seed + k - 1", default=1, low=0, high=2**31)
     channel_weight_path: str = setting(
-        "channel_weight_path",
         "JSON file with the channel weights of DELTA and act_fixed, one list per layer; empty: compute them first",
         default="",
         names="file",
     )
     attention_path: str = setting(
-        "attention_path", "AST run whose mean attention ast_fixed uses; empty: train it", default="", names="checkpoint"
+        "AST run whose mean attention ast_fixed uses; empty: train an AST first", default="", names="checkpoint"
     )
     keep_source: bool = setting(
-        "keep_source", "true: the source stays the pre-trained network in every stage (Table 10)", default=False
+        "true: the source stays the pre-trained network in every stage (Table 10)", default=False
     )
     stage_start: str = setting(
-        "stage_start",
         "checkpoint of stage one that stage two starts from: best on the monitored images, or last",
         default="best",
         choices=("best", "last"),
@@ -179,65 +173,52 @@ class ComputeSettings:
     """How a training step is computed: affects speed and rounding, not the definition of the result."""
 
     channels_last: bool = setting(
-        "channels_last", "true: a third faster on a CPU; false: batch statistics exact to 3e-7, not 2e-5", default=True
+        "true: a third faster on a CPU; false: batch statistics exact to 3e-7, not 2e-5", default=True
     )
     precision: str = setting(
-        "precision",
         "precision of the networks in a training step; fp32: as published; tf32, bf16: CUDA capability 8.0 or higher, "
         "bf16 also CPUs with avx512_bf16 or amx_bf16; fp16: CUDA",
         default="fp32",
         choices=("fp32", "tf32", "bf16", "fp16"),
     )
-    compile: bool = setting(
-        "compile", "true: use torch.compile for the target network; takes minutes at the start", default=False
-    )
+    compile: bool = setting("true: use torch.compile for the target network; takes minutes at the start", default=False)
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """What is run and where its results are written."""
 
-    mode: str = setting("mode", "train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
-    outpath: str = setting("outpath", "folder that contains the runs", default="runs", changes_result=False)
+    mode: str = setting("train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
+    outpath: str = setting("folder that contains the runs", default="runs", changes_result=False)
     exp_id: str = setting(
-        "exp_id", "run's name; empty: <base_model_name>_<target_dataset>_<method>", default="", changes_result=False
+        "run's name; empty: <base_model_name>_<target_dataset>_<method>", default="", changes_result=False
     )
     pre_trained_path: str = setting(
-        "pre_trained_path",
         "checkpoint to start from or to evaluate: a file, a run's folder, or the name of a run in outpath",
         default="",
         names="checkpoint",
     )
-    repeat: int = setting("repeat", "number of seeds, trained one after another", default=1, low=1, high=1000)
+    repeat: int = setting("number of seeds, trained one after another", default=1, low=1, high=1000)
     search_repeat: int = setting(
-        "search.repeat", "number of seeds for each value of search.alpha", default=1, low=1, high=1000
+        "number of seeds for each value of search.alpha", key="search.repeat", default=1, low=1, high=1000
     )
-    gpu_id: str = setting("gpu_id", "index of the CUDA GPU, or cpu", default="0", changes_result=False)
-    sync_bn: bool = setting("sync_bn", "torchrun on GPUs: batch-norm over the images of all processes", default=False)
-    print_freq: int = setting(
-        "print_freq", "steps between two lines of experiment.log", default=10, low=1, changes_result=False
-    )
-    quiet: bool = setting(
-        "quiet", "print only errors; experiment.log contains everything", default=False, changes_result=False
-    )
-    test_every: int = setting(
-        "test_every", "epochs between two evaluations; the last epoch is always evaluated", default=1, low=1
-    )
+    gpu_id: str = setting("index of the CUDA GPU, or cpu", default="0", changes_result=False)
+    sync_bn: bool = setting("torchrun on GPUs: batch-norm over the images of all processes", default=False)
+    print_freq: int = setting("steps between two lines of experiment.log", default=10, low=1, changes_result=False)
+    quiet: bool = setting("print only errors; experiment.log contains everything", default=False, changes_result=False)
+    test_every: int = setting("epochs between two evaluations; the last epoch is always evaluated", default=1, low=1)
     checkpoint_every: str = setting(
-        "checkpoint_every",
-        "how often last.pth is written within an epoch: <n> steps or <n> minutes; always at its end",
+        "interval of last.pth within an epoch, <n> steps or <n> minutes; it is also written after each epoch",
         default="10 minutes",
         pattern=r"[1-9]\d* (steps|minutes)",
         changes_result=False,
     )
-    overwrite: bool = setting(
-        "overwrite", "move a run of the same name aside and start again", default=False, changes_result=False
-    )
+    overwrite: bool = setting("move a run of the same name aside and start again", default=False, changes_result=False)
     dry_run: bool = setting(
-        "dry_run", "check everything, time a few steps of each stage; keep nothing", default=False, changes_result=False
+        "check the run, time a few steps of each stage, keep no files", default=False, changes_result=False
     )
-    report: bool = setting("report", "write report.html at the end", default=True, changes_result=False)
-    resume: bool = setting("resume", "resume an unfinished run", default=True, changes_result=False)
+    report: bool = setting("write report.html at the end", default=True, changes_result=False)
+    resume: bool = setting("resume an unfinished run", default=True, changes_result=False)
 
 
 @dataclass(frozen=True)
@@ -265,7 +246,7 @@ class Settings:
 
     @property
     def is_searched(self) -> bool:
-        """Whether alpha of a stage is chosen by a search."""
+        """True if a search chooses the alpha of a stage."""
         return any(stage.search_alpha for stage in self.stages)
 
 

@@ -5,8 +5,8 @@ A task is a row of ``TASKS``. What it needs in addition, torch for example, is i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 from afa.config.values import (
@@ -44,71 +44,62 @@ _GPU = "index of the CUDA GPU, or cpu"
 class PredictSettings:
     """``mode=predict``: the most likely classes of images."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
-    input: str = setting("input", "an image, a folder of images, or a pattern in quotes, for example 'photos/*.jpg'")
-    output: str = setting("output", "folder for predictions.csv and predictions.json", default="predictions")
-    base_model_name: str = setting("base_model_name", _BACKBONE, default="")
-    classes_file: str = setting("classes_file", _CLASSES, default="", names="file")
-    batch_size: int = setting("batch_size", "images that are decoded and classified at a time", default=64, low=1)
-    outpath: str = setting("outpath", _OUTPATH, default="runs")
-    gpu_id: str = setting("gpu_id", _GPU, default="0")
+    pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
+    input: str = setting("an image, a folder of images, or a pattern in quotes, for example 'photos/*.jpg'")
+    output: str = setting("folder for predictions.csv and predictions.json", default="predictions")
+    base_model_name: str = setting(_BACKBONE, default="")
+    classes_file: str = setting(_CLASSES, default="", names="file")
+    batch_size: int = setting("images that are decoded and classified at a time", default=64, low=1)
+    outpath: str = setting(_OUTPATH, default="runs")
+    gpu_id: str = setting(_GPU, default="0")
 
 
 @dataclass(frozen=True)
 class ExportSettings:
     """``mode=export``: a trained network as a file for other programs."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
+    pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
     format: str = setting(
-        "format",
-        "format of the file: onnx, torch_export or safetensors",
-        choices=("onnx", "torch_export", "safetensors"),
+        "format of the file: onnx, torch_export or safetensors", choices=("onnx", "torch_export", "safetensors")
     )
-    output: str = setting(
-        "output", "folder for the network, model.json and the model card README.md", default="exported"
-    )
-    base_model_name: str = setting("base_model_name", _BACKBONE, default="")
-    classes_file: str = setting("classes_file", _CLASSES, default="", names="file")
-    outpath: str = setting("outpath", _OUTPATH, default="runs")
+    output: str = setting("folder for the network, model.json and the model card README.md", default="exported")
+    base_model_name: str = setting(_BACKBONE, default="")
+    classes_file: str = setting(_CLASSES, default="", names="file")
+    outpath: str = setting(_OUTPATH, default="runs")
 
 
 @dataclass(frozen=True)
 class VisualizeSettings:
     """``mode=visualize``: images of the attention, activations and errors of a trained stage."""
 
-    pre_trained_path: str = setting("pre_trained_path", _CHECKPOINT, names="checkpoint")
+    pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
     compare: tuple[str, ...] = setting(
-        "compare",
-        'more checkpoints whose activations are shown next to it, for example \'["run_l2", "run_delta"]\'',
+        "other checkpoints whose activations are shown next to those of pre_trained_path, "
+        'for example \'["run_l2", "run_delta"]\'',
         default=(),
         names="checkpoint",
     )
-    input: str = setting("input", "images, as in mode=predict; empty: test images of its data set", default="")
-    images: int = setting("images", "number of images to show", default=4, low=1, high=64)
-    output: str = setting("output", "folder for the PNG files and for tensorboard/", default="visualized")
-    base_model_name: str = setting("base_model_name", _BACKBONE, default="")
-    outpath: str = setting("outpath", _OUTPATH, default="runs")
-    gpu_id: str = setting("gpu_id", _GPU, default="0")
+    input: str = setting("images, as in mode=predict; empty: test images of its data set", default="")
+    images: int = setting("number of images to show", default=4, low=1, high=64)
+    output: str = setting("folder for the PNG files and for tensorboard/", default="visualized")
+    base_model_name: str = setting(_BACKBONE, default="")
+    outpath: str = setting(_OUTPATH, default="runs")
+    gpu_id: str = setting(_GPU, default="0")
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """``prepare=<data set>``: a published data set, or a folder of images, into training and test images."""
+    """``prepare=<data set>``: split a published data set or a folder of images into training and test images."""
 
-    prepare: str = setting("prepare", "data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
+    prepare: str = setting("data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
     archive: str = setting(
-        "archive",
-        "folder of the owner's files, or one of them; grocery_store: also a clone; from_folder: the folder of classes",
+        "folder of the owner's files, or one of them; grocery_store: also a clone; from_folder: the folder of classes"
     )
-    target_data_dir: str = setting("target_data_dir", "folder that contains the data sets")
+    target_data_dir: str = setting("folder that contains the data sets")
     target_dataset: str = setting(
-        "target_dataset",
-        "from_folder: name of the data set; empty: the folder's name",
-        default="",
-        pattern=r"(?!\.)[^/\\]*",
+        "from_folder: name of the data set; empty: the folder's name", default="", pattern=r"(?!\.)[^/\\]*"
     )
     images_per_class: int = setting(
-        "images_per_class",
         "caltech_256: training images per class, 10 to 60 in the paper, 0: 30; grocery_store: at most, the first ones "
         "of train.txt, 0: all",
         default=0,
@@ -116,16 +107,15 @@ class PrepareSettings:
         high=60,
     )
     subset: str = setting(
-        "subset",
         "grocery_store: all, or produce: the classes outside Packages with at least 20 training images",
         default="all",
         choices=("all", "produce"),
     )
     test_fraction: float = setting(
-        "test_fraction", "from_folder: fraction of each class used as test images", default=0.2, low=0.01, high=0.9
+        "from_folder: fraction of each class used as test images", default=0.2, low=0.01, high=0.9
     )
-    seed: int = setting("seed", "from_folder: random seed of the choice of test images", default=1, low=0, high=2**31)
-    download: bool = setting("download", "download files that are missing in archive from their owners", default=False)
+    seed: int = setting("from_folder: random seed of the choice of test images", default=1, low=0, high=2**31)
+    download: bool = setting("download missing files of archive from the owner of the data set", default=False)
 
 
 class Task(NamedTuple):
@@ -134,28 +124,23 @@ class Task(NamedTuple):
     Attributes:
         settings: the dataclass of its settings.
         function: ``module:name`` of the function that is called with them.
-        check: cross-field checks, of the values that passed their own; keys may be missing.
         example, summary: a command and what it does, for ``--help``.
     """
 
     settings: type
     function: str
-    check: Callable[[Mapping[str, Any], Problems], None]
     example: str
     summary: str
 
     def load(self) -> Callable[[Any], None]:
         """Import the function."""
-        module, _, name = self.function.partition(":")
-        return getattr(import_module(module), name)
+        return resolve_name(self.function)
 
 
-def _check_input(checked: Mapping[str, Any], problems: Problems) -> None:
+def _check_together(checked: Mapping[str, Any], problems: Problems) -> None:
+    """Check values that passed their own checks against each other and the file system; keys may be missing."""
     if checked.get("input") and not matching(checked["input"]):
         problems.add("input", f"no such image or folder, and no file matches it as a pattern: {checked['input']}")
-
-
-def _check_prepare(checked: Mapping[str, Any], problems: Problems) -> None:
     dataset = checked.get("prepare")
     for key, known in _DATA_SETS_OF.items():
         if dataset and key in checked and dataset not in known:
@@ -169,31 +154,27 @@ TASKS: dict[str, Task] = {
     "prepare": Task(
         PrepareSettings,
         "afa.preparation.preparing:prepare",
-        _check_prepare,
         "prepare=stanford_dogs archive=/downloads target_data_dir=/data",
-        f"a published data set ({', '.join(PUBLISHED)}), or with {FROM_FOLDER}\n"
-        "      a folder of classes, into training and test images",
+        f"split a published data set ({', '.join(PUBLISHED)}), or with\n"
+        f"      {FROM_FOLDER} a folder of classes, into training and test images",
     ),
     "predict": Task(
         PredictSettings,
         "afa.inference.predictions:predict_files",
-        _check_input,
         "mode=predict pre_trained_path=best.pth input=photo.jpg",
-        "the five most likely classes of an image, a folder or a pattern; also as CSV and JSON",
+        "print the five most likely classes of an image, a folder or a pattern, also as CSV and JSON",
     ),
     "export": Task(
         ExportSettings,
         "afa.inference.exporters:export",
-        _check_input,
         "mode=export pre_trained_path=best.pth format=onnx",
-        "the network as ONNX, torch.export or safetensors, with a model card",
+        "export the network as ONNX, torch.export or safetensors, with a model card",
     ),
     "visualize": Task(
         VisualizeSettings,
         "afa.report.visualization:visualize",
-        _check_input,
         "mode=visualize pre_trained_path=runs/demo",
-        "PNG files of a checkpoint: attention, activations, confusions, curves",
+        "draw the attention, activations, confusions and curves of a checkpoint as PNG files",
     ),
 }
 """Value of ``mode`` -> the task; ``prepare`` is chosen by the key of that name."""
@@ -230,15 +211,14 @@ def load_task(arguments: Sequence[str]) -> tuple[Task, Any]:
     known = setting_fields(task.settings)
     values = parse_assignments(arguments, known.get, problems)
     values.pop("mode", None)
-    checked = check_values(
-        values,
-        known,
-        problems,
-        unknown=lambda key: f"unknown key of {name}{nearest(key, known)} (known: {', '.join(known)})",
-    )
+
+    def unknown(key: str) -> str:
+        return f"unknown key of {name}{nearest(key, known)} (known: {', '.join(known)})"
+
+    checked = check_values(values, known, problems, unknown=unknown)
     check_required(values, known, problems)
     check_paths(checked, known.get, checked.get("outpath", "runs"), problems)
-    task.check(checked, problems)
+    _check_together(checked, problems)
     if problems.found:
         raise ConfigError([f"command line: {key}: {message}" for key, message in problems.found])
     return task, task.settings(**{known[key].name: value for key, value in checked.items()})

@@ -1,5 +1,6 @@
 """Values of settings: from ``key=value``, and checked against their field's type and bounds."""
 
+import contextlib
 import difflib
 import json
 import math
@@ -48,13 +49,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def parse_assignments(
     arguments: Iterable[str], field_of: Callable[[str], Field | None], problems: Problems
 ) -> dict[str, Any]:
-    """Read ``key=value`` arguments of the command line.
+    """Read ``key=value`` arguments of the command line: key -> value, in the order in which the keys were last set.
 
     The value of a string's field is the text as it is, without the quotes of a JSON string. Any other value is
     read as JSON if it is JSON.
-
-    Returns:
-        key -> value, in the order in which the keys were last set.
     """
     values: dict[str, Any] = {}
     for argument in arguments:
@@ -62,12 +60,10 @@ def parse_assignments(
         if not match:
             problems.add(argument, "expected key=value, for example batch_size=32")
             continue
-        key, text = match.groups()
+        (key, text), value = match.groups(), match[2]
         known = field_of(key)
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
         if known is not None and known.type is str and not isinstance(value, str):
             value = text
         if value is None:
@@ -120,7 +116,7 @@ def check_paths(
 
 
 def check_value(f: Field, value: Any) -> Any:
-    """``value`` in the type of a field made by ``setting``.
+    """Convert ``value`` to the type of a field that ``setting`` created.
 
     Raises:
         ValueError: it has another type or is out of bounds; the message says what would be right.

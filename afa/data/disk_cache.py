@@ -31,8 +31,7 @@ class DiskCache:
     Args:
         folder: folder of the file; created if necessary.
         title: the file's name begins with it.
-        paths: the image files.
-        make_canvas: RGB image -> uint8 array, of the same shape for all images.
+        paths, make_canvas: as in ``decode``.
         recipe: everything except the image that the pixels of a canvas depend on.
     """
 
@@ -49,7 +48,7 @@ class DiskCache:
     def open(
         self, *, workers: int, on_progress: Callable[[int], None], log: Callable[[str], None], keep_if_bad: bool
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Map the canvases, read-only; decode and write them first if necessary. Returns as ``load_canvases``.
+        """Map the canvases, read-only; decode and write them first if necessary. Returns the same as ``load_canvases``.
 
         Args:
             workers, on_progress: as in ``decode``; called with 0 while another process writes the file.
@@ -80,7 +79,7 @@ class DiskCache:
         return digest.hexdigest()
 
     def _read(self) -> tuple[np.ndarray, dict[int, str]] | None:
-        """The stored canvases and bad images; None if they are missing, damaged or outdated."""
+        """The stored canvases and bad images; None if they are missing or damaged, or if an image has changed."""
         try:
             made_from, bad = read_json(
                 self._description,
@@ -92,7 +91,7 @@ class DiskCache:
             good = [path for index, path in enumerate(self._paths) if index not in bad]
             if pixels.dtype != np.uint8 or pixels.shape != (len(good), *self._shape):
                 return None
-            for row in {0, len(good) // 2, len(good) - 1} if good else ():  # a sample, against the image files
+            for row in {0, len(good) // 2, len(good) - 1} if good else ():  # compare a sample with the files
                 if not np.array_equal(pixels[row], read_canvas(good[row], self._make_canvas)):
                     return None
         except Exception:  # NumPy raises many types on a damaged header

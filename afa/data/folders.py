@@ -19,10 +19,7 @@ VALIDATION = ("val", "valid", "validation")
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images with their labels.
-
-    ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``. All paths are below ``root``.
-    """
+    """Images below ``root`` with their labels: ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``."""
 
     root: Path
     paths: tuple[Path, ...] = field(repr=False)
@@ -41,12 +38,11 @@ class ImageFolder:
         digest, problems = hashlib.sha256(), []
         for path in self.paths:
             try:
-                size = path.stat().st_size
+                # A name contains no "\0" and a size no "\n", so no two lists give the same bytes.
+                name, size = os.fsencode(path.relative_to(self.root).as_posix()), path.stat().st_size
+                digest.update(name + b"\0%d\n" % size)
             except OSError as error:
                 problems.append(f"{path}: {error.strerror}")
-                continue
-            # A name contains no "\0" and a size no "\n", so no two lists give the same bytes.
-            digest.update(os.fsencode(path.relative_to(self.root).as_posix()) + b"\0%d\n" % size)
         if problems:
             raise DataError(problems)
         return digest.hexdigest()
@@ -153,23 +149,20 @@ def scan_split(root: Path) -> ImageFolder:
 
 
 def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
-    """Split ``folder``, class by class, into the images that stay and those that are held out; both keep the order.
+    """Split ``folder``, class by class, into the remaining and the held-out images. Both keep its order.
 
     Of the ``n`` images of a class, ``round(fraction * n)`` are held out, but at least 1 and at most ``n - 1``.
 
     Raises:
         DataError: classes with a single image, one line each.
     """
-    members: list[list[int]] = [[] for _ in folder.classes]
+    members: dict[str, list[int]] = {name: [] for name in folder.classes}
     for index, label in enumerate(folder.labels):
-        members[label].append(index)
-    single = [name for name, own in zip(folder.classes, members, strict=True) if len(own) < 2]
-    if single:
-        raise DataError(
-            [f"{folder.root / name}: a single image; at least 2 are needed to hold one out" for name in single]
-        )
+        members[folder.classes[label]].append(index)
+    if single := [folder.root / name for name, own in members.items() if len(own) < 2]:
+        raise DataError([f"{path}: a single image; at least 2 are needed to hold one out" for path in single])
     held: set[int] = set()
-    for name, own in zip(folder.classes, members, strict=True):
+    for name, own in members.items():
         count = min(max(round(fraction * len(own)), 1), len(own) - 1)
         # Each class has its own generator: another image in one class does not change the choice in the others.
         held.update(random.Random(f"{seed}/{name}").sample(own, count))
@@ -184,8 +177,7 @@ def without(folder: ImageFolder, bad: Collection[Path]) -> ImageFolder:
     """
     bad = set(bad)
     rest = folder.subset([index for index, path in enumerate(folder.paths) if path not in bad])
-    lost = set(folder.labels) - set(rest.labels)
-    if lost:
+    if lost := set(folder.labels) - set(rest.labels):
         raise DataError([f"{folder.root / folder.classes[label]}: no good image is left" for label in sorted(lost)])
     return rest
 
@@ -212,9 +204,7 @@ def _find_images(folder: Path, problems: list[str]) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        for name in files:
-            if name.startswith("."):
-                continue
+        for name in (name for name in files if not name.startswith(".")):
             if name.lower().endswith(EXTENSIONS):
                 found.append(Path(parent, name))
             else:

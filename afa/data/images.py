@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,7 @@ MakeCanvas = Callable[[Image.Image], np.ndarray]
 
 
 def read_canvas(path: Path, make_canvas: MakeCanvas) -> np.ndarray:
-    """``make_canvas`` of the image at ``path``.
-
-    Raises:
-        DataError: the image cannot be used; one line with path and reason.
-    """
+    """``make_canvas`` of the image at ``path``. Raises DataError, one line, if it cannot be used."""
     image = read_image(path)
     try:
         return make_canvas(image)
@@ -34,14 +31,22 @@ def read_canvas(path: Path, make_canvas: MakeCanvas) -> np.ndarray:
         raise DataError(f"{path}: {error}") from error
 
 
+def read_canvases(paths: Sequence[Path], make_canvas: MakeCanvas) -> list[np.ndarray | str]:
+    """The canvas of each image; for a bad image, one line with path and reason."""
+    results: list[np.ndarray | str] = []
+    for path in paths:
+        try:
+            results.append(read_canvas(path, make_canvas))
+        except DataError as error:
+            results.append(str(error))
+    return results
+
+
 def read_image(path: Path) -> Image.Image:
     """Read the image at ``path`` as RGB; of an animated image, the first frame.
 
-    The pixels are those of ``Image.open(path).convert("RGB")``, as in torchvision; an EXIF
-    rotation is not applied. The exception is 16-bit grey: its values are divided by 256.
-
-    Raises:
-        DataError: the image cannot be used; one line with path and reason.
+    The pixels are those of ``Image.open(path).convert("RGB")``, as in torchvision; an EXIF rotation is not applied. The
+    exception is 16-bit grey: its values are divided by 256. Raises DataError, one line, if the image cannot be used.
     """
     try:
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
@@ -95,19 +100,16 @@ def load_canvases(
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode all images into memory; a bad image does not stop the others. Arguments as in ``decode``.
 
-    Returns:
-        uint8 (N - bad, ...), the good images in the order of ``paths``; and for each bad image
-        its index in ``paths`` -> one line with path and reason.
+    Returns uint8 (N - bad, ...), the good images in the order of ``paths``; and index of each bad image -> one line.
     """
-    canvases = np.empty(0, np.uint8)
-    bad: dict[int, str] = {}
+    canvases, bad = np.empty(0, np.uint8), dict[int, str]()
     for index, result in enumerate(decode(paths, make_canvas, workers=workers, on_progress=on_progress)):
         if isinstance(result, str):
             bad[index] = result
-            continue
-        if not canvases.size:
-            canvases = np.empty((len(paths), *result.shape), np.uint8)
-        canvases[index - len(bad)] = result
+        else:
+            if not canvases.size:
+                canvases = np.empty((len(paths), *result.shape), np.uint8)
+            canvases[index - len(bad)] = result
     return canvases[: len(paths) - len(bad)], bad
 
 
@@ -123,21 +125,14 @@ def decode(
         on_progress: called in this thread with the number of finished images; its exceptions stop the work.
     """
 
-    def read(start: int) -> list[np.ndarray | str]:
-        results: list[np.ndarray | str] = []
-        for path in paths[start : start + _CHUNK]:
-            try:
-                results.append(read_canvas(path, make_canvas))
-            except DataError as error:
-                results.append(str(error))
-        return results
-
-    starts = range(0, len(paths), _CHUNK)
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    done = 0
     executor = ThreadPoolExecutor(max(workers, 1))
     try:
-        for start, results in zip(starts, executor.map(read, starts), strict=True):
+        for results in executor.map(read_canvases, chunks, repeat(make_canvas)):
             yield from results
+            done += len(results)
             if on_progress is not None:
-                on_progress(start + len(results))
+                on_progress(done)
     finally:
         executor.shutdown(cancel_futures=True)  # otherwise Ctrl-C would wait for all images

@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from afa.data.folders import ImageFolder
-from afa.data.images import MakeCanvas, read_canvas
+from afa.data.images import MakeCanvas, read_canvases
 from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise, test_views
 from afa.errors import DataError
 
@@ -30,7 +30,7 @@ class Split:
 
     Attributes:
         canvases: uint8 (M, ...), see ``data/transforms.py``; None: the images are decoded at each use.
-        rows: (N,), the row in ``canvases`` of each of the N images; None: they have the order of the folder.
+        rows: (N,), the row in ``canvases`` of each of the N images; None: the canvases have the order of the folder.
     """
 
     folder: ImageFolder
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # float32 (B, 3, S, S) on the device
     labels: Tensor  # int64 (B,) on the device
-    indices: Tensor  # int64 (B,) on the CPU: indices in the folder
+    indices: Tensor  # int64 (B,) on the CPU: indices into ``folder.paths``
 
 
 class TestBatch(NamedTuple):
@@ -66,148 +66,53 @@ class TestBatch(NamedTuple):
 
     views: Tensor  # float32 (B * views_per_image, 3, S, S) on the device
     labels: Tensor  # int64 (B,) on the device
-    indices: Tensor  # int64 (B,) on the CPU: indices in the folder
+    indices: Tensor  # int64 (B,) on the CPU: indices into ``folder.paths``
     views_per_image: int
     full_size: int  # number of views of a full batch; the last batch may have fewer
 
 
-class TrainLoader:
-    """Batches of an epoch as a pure function of (seed, epoch), including the last, smaller one.
+@dataclass(eq=False)
+class _Loader:
+    """Loads canvases to a device, from memory or from image files.
 
-    Neither ``num_workers`` nor ``canvases`` changes a batch. The global random state is not used.
-
-    Args:
-        folder: the images.
-        preprocessing: augmentation and input size.
-        batch_size: images per batch, of all ranks together.
-        seed: seed of order and augmentation.
-        device: device of the batches.
+    Attributes:
         num_workers: processes that decode images if ``canvases`` is None; 0: this process decodes.
-        canvases: uint8 (M, R, R, 3), decoded images, or None to decode at each use.
-        rows: (N,), the row in ``canvases`` of each image; None: they have the order of the folder.
-        rank, world_size: this process and the number of processes. As torch's DistributedSampler does, a batch is
-            padded with its own first images until ``world_size`` divides it. Each rank gets a contiguous slice.
+        canvases, rows: see ``Split``.
+        rank, world_size: this process and the number of processes.
     """
 
-    def __init__(
-        self,
-        folder: ImageFolder,
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        num_workers: int,
-        canvases: np.ndarray | None = None,
-        rows: np.ndarray | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.folder = folder
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.seed = seed
-        self._rank, self._world_size = rank, world_size
-        self._source = _Source(folder.paths, preprocessing.train_canvas, canvases, num_workers, device, rows)
-        self._labels = torch.tensor(folder.labels, device=device)
+    folder: ImageFolder
+    preprocessing: Preprocessing
+    _: KW_ONLY
+    batch_size: int
+    device: torch.device
+    num_workers: int
+    canvases: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    rank: int = 0
+    world_size: int = 1
 
-    def __len__(self) -> int:
-        return -(-len(self.folder) // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` from number ``start`` on, identical to those of an epoch that began at 0.
-
-        Raises:
-            DataError: images cannot be used; one line each.
-        """
-        count, device = len(self.folder), self._source.device
-        batches = []
-        for batch in draw_order(self.seed, epoch, count).split(self.batch_size)[start:]:
-            size = -(-len(batch) // self._world_size)
-            batches.append(batch[torch.arange(self._rank * size, (self._rank + 1) * size) % len(batch)])
-        if not batches:
-            return
-        draws = draw_augmentation(self.seed, epoch, count, self.preprocessing)
-        # Ordered and copied to the device once, instead of a small copy per batch.
-        order, sizes = torch.cat(batches), [len(batch) for batch in batches]
-        labels = self._labels[order.to(device)].split(sizes)
-        ordered = [table[order].to(device).split(sizes) for table in draws]
-        loaded = zip(self._source.load(batches), labels, batches, *ordered, strict=True)
-        for (canvases, rows), own_labels, indices, *own_draws in loaded:
-            images = augment(canvases, *Draws(*own_draws), size=self.preprocessing.image_size, rows=rows)
-            yield Batch(normalise(images), own_labels, indices)
-
-
-class TestLoader:
-    """Batches of test views in the order of the folder; arguments as in ``TrainLoader``.
-
-    Each rank gets a contiguous slice of the folder without padding, which may be empty.
-    ``canvases`` is uint8 (N, V, S, S, 3). Iteration raises DataError if an image cannot be used.
-    """
-
-    def __init__(
-        self,
-        folder: ImageFolder,
-        preprocessing: Preprocessing,
-        *,
-        batch_size: int,
-        device: torch.device,
-        num_workers: int,
-        canvases: np.ndarray | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.folder = folder
-        self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.indices = torch.arange(len(folder)).tensor_split(world_size)[rank]
-        self._batches = self.indices.split(batch_size) if len(self.indices) else ()  # torch would return an empty batch
-        self._source = _Source(folder.paths, preprocessing.test_canvas, canvases, num_workers, device)
-        self._labels = torch.tensor(folder.labels, device=device)[self.indices.to(device)]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[TestBatch]:
-        labels = self._labels.split([len(indices) for indices in self._batches])
-        loaded = zip(self._source.load(self._batches), labels, self._batches, strict=True)
-        full_size = self.batch_size * self.preprocessing.views
-        for (canvases, rows), own_labels, indices in loaded:
-            views = test_views(canvases if rows is None else canvases[rows], self.preprocessing.augmentation)
-            yield TestBatch(normalise(views), own_labels, indices, self.preprocessing.views, full_size)
-
-
-class _Source:
-    """Canvases on a device, from memory or from image files."""
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        make_canvas: MakeCanvas,
-        canvases: np.ndarray | None,
-        num_workers: int,
-        device: torch.device,
-        rows: np.ndarray | None = None,
-    ) -> None:
-        kept = canvases if rows is None else rows
-        if kept is not None and len(kept) != len(paths):
-            raise ValueError(f"{len(kept)} canvases for {len(paths)} images")
-        self.device, self._paths, self._make_canvas = device, paths, make_canvas
+    def __post_init__(self) -> None:
+        kept = self.canvases if self.rows is None else self.rows
+        if kept is not None and len(kept) != len(self.folder):
+            raise ValueError(f"{len(kept)} canvases for {len(self.folder)} images")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # a disk cache
-            self._canvases = None if canvases is None else torch.from_numpy(canvases)
-        self._rows = torch.arange(len(paths)) if rows is None else torch.from_numpy(rows)
+            self._canvases = None if self.canvases is None else torch.from_numpy(self.canvases)
+        self._rows = torch.arange(len(self.folder)) if self.rows is None else torch.from_numpy(self.rows)
         # More workers than cores would only wait for each other, and torch warns about them.
-        self._num_workers = min(num_workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256)
-        self._pinned = device.type == "cuda"  # a copy from pageable memory would block until the device is idle
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 256
+        self._num_workers = min(self.num_workers, cores)
+        self._pinned = self.device.type == "cuda"  # a copy from pageable memory would block until the device is idle
+        self._labels = torch.tensor(self.folder.labels, device=self.device)
 
-    def load(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """For each batch of indices (B,): canvases on the device, and the rows (B,) of its images; None: all rows."""
+    def _load(self, batches: Sequence[Tensor], make_canvas: MakeCanvas) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """For each batch of indices (B,): canvases on the device, and its (B,) rows in them; None: all rows."""
         if self._canvases is None:
             loader: DataLoader = DataLoader(
-                [[self._paths[index] for index in indices.tolist()] for indices in batches],  # type: ignore[arg-type]
+                [[self.folder.paths[index] for index in indices.tolist()] for indices in batches],  # type: ignore[arg-type]
                 batch_size=None,  # an item is a batch
-                collate_fn=functools.partial(_read_batch, make_canvas=self._make_canvas),
+                collate_fn=functools.partial(_read_batch, make_canvas=make_canvas),
                 num_workers=self._num_workers,
                 worker_init_fn=_ignore_signals,
                 # Otherwise, from Python 3.14 on, the workers are children of a server and outlive a killed run.
@@ -231,15 +136,75 @@ class _Source:
                 yield buffer.to(self.device, non_blocking=True), None
 
 
+@dataclass(eq=False)
+class TrainLoader(_Loader):
+    """Batches of an epoch as a pure function of (seed, epoch), including the last, smaller one.
+
+    Neither ``num_workers`` nor ``canvases``, uint8 (M, R, R, 3), changes a batch. The global random state is not used.
+    A batch has ``batch_size`` images of all ranks together. As torch's DistributedSampler does, it is padded with its
+    own first images until ``world_size`` divides it. Each rank gets a contiguous slice.
+    """
+
+    seed: int = field(kw_only=True)
+
+    def __len__(self) -> int:
+        return -(-len(self.folder) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` from number ``start`` on, identical to those of an epoch that began at 0.
+
+        Raises:
+            DataError: images cannot be used; one line each.
+        """
+        count = len(self.folder)
+        batches = []
+        for batch in draw_order(self.seed, epoch, count).split(self.batch_size)[start:]:
+            size = -(-len(batch) // self.world_size)
+            batches.append(batch[torch.arange(self.rank * size, (self.rank + 1) * size) % len(batch)])
+        if not batches:
+            return
+        draws = draw_augmentation(self.seed, epoch, count, self.preprocessing)
+        # Ordered and copied to the device once, instead of a small copy per batch.
+        order, sizes = torch.cat(batches), [len(batch) for batch in batches]
+        labels = self._labels[order.to(self.device)].split(sizes)
+        ordered = [table[order].to(self.device).split(sizes) for table in draws]
+        loaded = zip(self._load(batches, self.preprocessing.train_canvas), labels, batches, *ordered, strict=True)
+        for (canvases, rows), own_labels, indices, *own_draws in loaded:
+            images = augment(canvases, *Draws(*own_draws), size=self.preprocessing.image_size, rows=rows)
+            yield Batch(normalise(images), own_labels, indices)
+
+
+@dataclass(eq=False)
+class TestLoader(_Loader):
+    """Batches of test views in the order of the folder. Iteration raises DataError if an image cannot be used.
+
+    Each rank gets a contiguous slice of the folder without padding, which may be empty, in batches of ``batch_size``.
+    ``canvases`` is uint8 (M, V, S, S, 3).
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.indices = torch.arange(len(self.folder)).tensor_split(self.world_size)[self.rank]
+        # Without indices torch would return an empty batch.
+        self._batches = self.indices.split(self.batch_size) if len(self.indices) else ()
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[TestBatch]:
+        labels = self._labels[self.indices.to(self.device)].split([len(indices) for indices in self._batches])
+        loaded = zip(self._load(self._batches, self.preprocessing.test_canvas), labels, self._batches, strict=True)
+        full_size = self.batch_size * self.preprocessing.views
+        for (canvases, rows), own_labels, indices in loaded:
+            views = test_views(canvases if rows is None else canvases[rows], self.preprocessing.augmentation)
+            yield TestBatch(normalise(views), own_labels, indices, self.preprocessing.views, full_size)
+
+
 def _read_batch(paths: Sequence[Path], make_canvas: MakeCanvas) -> tuple[Tensor, list[str]]:
-    """uint8 (B, ...), and one line for each bad image."""
-    canvases, problems = [], []
-    for path in paths:
-        try:
-            canvases.append(read_canvas(path, make_canvas))
-        except DataError as error:  # raised in a worker, it would arrive as the text of a traceback
-            problems += error.lines
-    return torch.from_numpy(np.empty(0, np.uint8) if problems else np.stack(canvases)), problems
+    """uint8 (B, ...), and one line for each bad image: an error would arrive as the text of a traceback."""
+    results = read_canvases(paths, make_canvas)
+    problems = [result for result in results if isinstance(result, str)]
+    return torch.from_numpy(np.empty(0, np.uint8) if problems else np.stack(results)), problems
 
 
 def _ignore_signals(worker: int) -> None:

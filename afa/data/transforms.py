@@ -1,7 +1,7 @@
 """Preprocessing and augmentation of section 5.1 of the paper: pixels of an image -> inputs of the network.
 
-The steps before the first random one are done once per image; their result, 8-bit pixels of a
-fixed shape, is a *canvas*. The random numbers of an epoch are drawn at once, for all images, from
+The deterministic steps before the first random one are applied once per image. Their result is a *canvas*:
+8-bit pixels of a fixed shape. The random numbers of an epoch are drawn at once, for all images, from
 (seed, epoch) alone: no pixel depends on the number of processes, or on where an epoch was resumed.
 Crop, flip and the conversion to floats process batches, on their device.
 
@@ -29,9 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def resize_side(image_size: int) -> int:
     """Side in pixels of the resized image, from which ``image_size`` is cropped: 256 for 224, 320 for 299."""
-    if image_size == 299:  # the paper's exception; 8/7 of 299 would be 342
-        return 320
-    return round(image_size * 8 / 7)
+    return 320 if image_size == 299 else round(image_size * 8 / 7)  # 320: the paper's exception, instead of 342
 
 
 @dataclass(frozen=True)
@@ -54,25 +52,17 @@ class Preprocessing:
         return 10 if self.augmentation == "improved" else 1
 
     def train_canvas(self, image: Image.Image) -> np.ndarray:
-        """RGB image of any size -> uint8 (R, R, 3).
-
-        Raises:
-            ValueError: the aspect ratio is too extreme for ``improved``.
-        """
+        """RGB image of any size -> uint8 (R, R, 3). Raises ValueError if ``improved`` would make it too large."""
         resized = self._resize(image)
         if self.augmentation == "improved":
-            # The paper flips before this crop, which shifts the flipped image by one column if an odd number is cut.
+            # The paper flips before this crop. If the crop removes an odd number of columns, its result for a flipped
+            # image is shifted by one column.
             resized = TF.center_crop(resized, [resize_side(self.image_size)])
         return np.array(resized)
 
     def test_canvas(self, image: Image.Image) -> np.ndarray:
-        """RGB image of any size -> uint8 (V, S, S, 3): the centre, or four corners and the centre.
-
-        Raises:
-            ValueError: the aspect ratio is too extreme for ``improved``.
-        """
-        resized = self._resize(image)
-        size = [self.image_size, self.image_size]
+        """RGB image -> uint8 (V, S, S, 3): the centre, or four corners and the centre; raises as ``train_canvas``."""
+        resized, size = self._resize(image), [self.image_size, self.image_size]
         if self.augmentation == "improved":
             return np.stack([np.asarray(crop) for crop in TF.five_crop(resized, size)])
         return np.array(TF.center_crop(resized, size))[None]
@@ -100,8 +90,7 @@ def draw_augmentation(seed: int, epoch: int, count: int, preprocessing: Preproce
     generator = _generator("augmentation", seed, epoch)
     offsets = resize_side(preprocessing.image_size) - preprocessing.image_size + 1
     top, left = torch.randint(offsets, (2, count), generator=generator)
-    flip = torch.randint(2, (count,), generator=generator).bool()
-    return Draws(top, left, flip)
+    return Draws(top, left, flip=torch.randint(2, (count,), generator=generator).bool())
 
 
 def draw_order(seed: int, epoch: int, count: int) -> Tensor:
@@ -116,16 +105,12 @@ def _generator(stream: str, seed: int, epoch: int) -> torch.Generator:
 
 
 def augment(canvases: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int, rows: Tensor | None = None) -> Tensor:
-    """Flip and crop each image by its own draws.
+    """Flip and crop each image by its own draws: uint8 (N, R, R, 3) -> uint8 (B, 3, S, S), channels last in memory.
 
     Args:
-        canvases: uint8 (N, R, R, 3).
-        top, left, flip: (B,), on the same device; the offsets refer to the flipped image.
+        top, left, flip: (B,), on the device of ``canvases``; the offsets refer to the flipped image.
         size: S, side of the crop.
         rows: (B,), the row in ``canvases`` of each image; None: all rows in order.
-
-    Returns:
-        uint8 (B, 3, S, S), channels last in memory.
     """
     if rows is None:
         rows = torch.arange(len(canvases), device=canvases.device)
@@ -147,25 +132,17 @@ def _crop_by_copies(canvases: Tensor, rows: Tensor, top: Tensor, left: Tensor, f
 
 def _crop_by_index(canvases: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
     """(B, S, S, 3) on a GPU, without a loop over the images."""
-    side = canvases.shape[2]
-    steps = torch.arange(size, device=canvases.device)
-    lines = top[:, None] + steps  # (B, S)
-    columns = left[:, None] + steps  # (B, S)
+    side, steps = canvases.shape[2], torch.arange(size, device=canvases.device)
+    lines, columns = top[:, None] + steps, left[:, None] + steps  # (B, S)
     columns = torch.where(flip[:, None], side - 1 - columns, columns)
-    first = side * side * rows
-    pixels = first[:, None, None] + side * lines[:, :, None] + columns[:, None, :]  # (B, S, S)
+    pixels = (side * side * rows)[:, None, None] + side * lines[:, :, None] + columns[:, None, :]  # (B, S, S)
     return canvases.reshape(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
 
 
 def test_views(canvases: Tensor, augmentation: str) -> Tensor:
-    """Views of test canvases; those of one image are consecutive.
+    """uint8 (B, V, S, S, 3) test canvases -> uint8 (B * 1 or B * 10, 3, S, S) views, channels last in memory.
 
-    Args:
-        canvases: uint8 (B, V, S, S, 3).
-        augmentation: ``improved`` adds mirrored views, in the order of torchvision's TenCrop.
-
-    Returns:
-        uint8 (B * 1 or B * 10, 3, S, S), channels last in memory.
+    The views of one image are consecutive. ``improved`` adds mirrored views, in the order of torchvision's TenCrop.
     """
     if augmentation == "improved":
         # A left corner of the mirrored image is a mirrored right corner. If width - S is odd, TenCrop's

@@ -63,7 +63,7 @@ def read_run(cell: Cell) -> GridRun:
         return GridRun(cell, State.BROKEN, problem="; ".join(error.lines))
     except (KeyError, TypeError, ZeroDivisionError):
         return GridRun(cell, State.BROKEN, problem=f"{folder.result}: damaged; delete it and run the grid again")
-    alphas = [stage.alpha for stage in settings.stages if METHODS[stage.method].needs_alpha]
+    alphas = [stage.alpha for stage in settings.stages if METHODS[stage.method].terms]
     return GridRun(cell, State.DONE, "", stages, images_per_class, " / ".join(f"{alpha:g}" for alpha in alphas))
 
 

@@ -96,7 +96,6 @@ class FeatureMap(MapTerm):
     summed = True
 
     def forward(self, source: Outputs, target: Outputs) -> TermLoss:
-        """The loss."""
         losses = [self.layer_loss(s, t) for s, t in zip(source.maps, target.maps, strict=True)]
         return TermLoss(self.combine(losses))
 
@@ -110,14 +109,13 @@ class FixedTerm(MapTerm):
             self.register_buffer(f"weights_{layer}", weights)
 
     def forward(self, source: Outputs, target: Outputs) -> TermLoss:
-        """The loss."""
         layers = zip(source.maps, target.maps, self.buffers(), strict=True)
         losses = [self.layer_loss(s, t, weights.expand(len(s), -1)) for s, t, weights in layers]
         return TermLoss(self.combine(losses))
 
 
 class Delta(FixedTerm):
-    """DELTA: channel weights by how much the loss grows when a filter is zeroed."""
+    """DELTA: a channel's weight follows from the increase of the loss when its filter is zeroed."""
 
     name = "delta"
     losses: ClassVar = {"released": delta_alignment, "relative": relative_delta_alignment}
@@ -132,7 +130,7 @@ class FixedSpatial(FixedTerm):
 
 
 class FixedChannel(FixedTerm):
-    """Eq. 8 with N = C fixed weights instead of eq. 7: DELTA's (Table 9)."""
+    """Eq. 8 with N = C fixed weights instead of eq. 7: the channel weights of DELTA (Table 9)."""
 
     name = "fixed_channel"
     losses = CHANNEL

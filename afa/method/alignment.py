@@ -1,8 +1,7 @@
 """Alignment losses: pure functions of one layer's maps (eq. 3, 6, 8; DELTA), and their relative forms.
 
-``source`` and ``target`` are (B, C, H, W); the result is a scalar; d = target - source.
-The paper's equations omit the factors HW, C, 1/2 and 1/B. The published values of alpha
-assume them, so the form here is that of the authors' release.
+``source`` and ``target`` are (B, C, H, W); the result is a scalar; d = target - source. The paper's equations omit the
+factors HW, C, 1/2 and 1/B. The published values of alpha assume them, so the form here is that of the authors' release.
 
 The relative forms are not in the paper. They compare standardised maps and are divided by the number of
 values, so that each of them is 1/(2BCHW) sum d^2 if the weights are uniform.
@@ -17,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 class _SquaredDistance(Function):
-    """Sum of d^2 over ``dims`` of (B, C, H, W), differentiable by the target alone: the source is frozen.
+    """Sum of d^2 over ``dims`` of (B, C, H, W), differentiable with respect to the target only: the source is frozen.
 
     A custom function, because autograd would keep d and d^2 and allocate two more maps in the backward pass.
     """
@@ -130,7 +129,7 @@ def relative_delta_alignment(source: Tensor, target: Tensor, channel_weights: Te
 def delta_channel_weights(loss_increase: Tensor) -> Tensor:
     """softmax(zscore(increase) / 5) over the (C,) increases of the loss, each with one filter zeroed (DELTA).
 
-    The standard deviation is the population's; if it is 0, all filters get the same weight.
+    The standard deviation is that of the population (no correction); if it is 0, all filters get the same weight.
     """
     difference, deviation = loss_increase - loss_increase.mean(), loss_increase.std(correction=0)
     zscore = difference / deviation if deviation > 0 else torch.zeros_like(difference)

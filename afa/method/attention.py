@@ -29,7 +29,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Attention over channels (eq. 7): FC, ReLU, FC shared by all channels, a bias per channel, softmax over the C.
+    """Attention over channels (eq. 7): FC, ReLU, FC shared by all channels, a bias per channel, softmax over C.
 
     Args:
         channels, height, width: shape of the aligned layer's map. The hidden width is ``height`` (Table 1).

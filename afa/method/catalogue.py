@@ -1,4 +1,4 @@
-"""METHODS: every method of the paper's comparison as one row of plain data; RECIPES: the runs of several stages.
+"""METHODS: the methods that the paper compares, one row each. RECIPES: methods that consist of several stages.
 
 This file does not import torch, so that a config can be checked quickly. A row names the
 classes that compute its terms, as ``file.Class`` in this folder. docs/methods.md has
@@ -25,7 +25,7 @@ class Method:
         fixed_weights: which weights, one tensor per layer, are computed before the stage starts:
             ``channel_weights`` or ``mean_attention``; empty: none.
         defaults: config key -> value, used if the config does not set the key.
-        settings: dataclass of the method's own settings, whose fields are made by ``setting``;
+        settings: dataclass of the method's own settings, whose fields are created with ``setting``;
             they are configured as ``<method>.<key>``.
     """
 
@@ -38,17 +38,15 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     settings: type | None = None
 
-    @property
-    def needs_alpha(self) -> bool:
-        return bool(self.terms)
-
 
 @dataclass(frozen=True)
 class LwFSettings:
     """LwF's own settings."""
 
     temperature: float = setting(
-        "temperature", "softens the outputs of the old classifier, of source and target", default=2.0, low=0.01
+        "temperature of the softmax over the old classes, for the outputs of the source and of the target",
+        default=2.0,
+        low=0.01,
     )
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def label_smoothing(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy with 1 - smoothing on the right class and the rest spread over the other K - 1."""
+    """Cross-entropy with 1 - smoothing on the correct class and the rest distributed over the other K - 1."""
     log_probability = logits.log_softmax(dim=1)
     right = log_probability.gather(1, labels[:, None]).squeeze(1)
     others = (log_probability.sum(dim=1) - right) / max(logits.shape[1] - 1, 1)
@@ -21,7 +21,7 @@ def kd_regularization(logits: Tensor, labels: Tensor) -> Tensor:
     """Teacher-free distillation, Tf-KD_reg (Yuan et al., CVPR 2020), with the released constants.
 
     0.9 cross-entropy + 0.1 * 1000 * KL(virtual teacher || prediction). The teacher assigns 0.99
-    to the right class and spreads the rest over the others, softened at temperature 20. As released,
+    to the correct class and distributes the rest over the others, softened at temperature 20. As released,
     the divergence is averaged over all B*K elements and the prediction is not softened.
     """
     others = max(logits.shape[1] - 1, 1)

@@ -34,16 +34,16 @@ def term_classes(method: Method) -> list[type[Term]]:
 
 
 def required_inputs(method: Method) -> set[str]:
-    """What the method's terms read of the networks: ``maps``, ``old_head``, both or neither; see ``Term.reads``."""
+    """The outputs that the method's terms read: ``maps``, ``old_head``, both or neither; see ``Term.reads``."""
     return {name for term in term_classes(method) for name in term.reads}
 
 
 class Objective(nn.Module):
-    """A method's losses. Its parameters and state are those of the terms alone: attentive modules, an old head.
+    """A method's losses. Its parameters and state belong to the terms only: attentive modules, an old head.
 
     Args:
         method: the row of METHODS.
-        inputs: what its terms are built from.
+        inputs: arguments of the terms' constructors.
         head: the target's head, weight and bias, on its device.
         alpha, gamma: weights of the terms and of the head penalty.
         classification: a key of CLASSIFICATION_LOSSES.
@@ -83,12 +83,12 @@ class Objective(nn.Module):
         return [name for term in self.terms for name in term.attention_names]
 
     def set_progress(self, done: float) -> None:
-        """Pass the fraction of the epochs that is over to the terms; called before each epoch."""
+        """Pass the fraction of finished epochs to the terms; called before each epoch."""
         for term in self.terms:
             term.set_progress(done)
 
     def forward(self, source: Outputs, target: Outputs, labels: Tensor) -> Losses:
-        """What both networks computed from a batch, the target's (B, K) logits included, and (B,) labels -> losses."""
+        """Outputs of both networks for a batch, which include the target's (B, K) logits, and (B,) labels -> losses."""
         assert target.logits is not None
         classification = self.classification(target.logits, labels)
         penalty = head_penalty(self._head)

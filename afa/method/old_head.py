@@ -1,9 +1,8 @@
 """Terms on the outputs of the old classifier: LwF and soft fine-tuning.
 
-The target keeps the source's own classifier next to its new head, on the same backbone,
-and continues to train it. The old classifier belongs to the term, as attentive modules
-belong to theirs, and is not saved with the trained network. Its target outputs are those
-of the frozen source for the same augmented image.
+The target keeps the source's own classifier next to its new head, on the same backbone, and continues to train it. The
+old classifier belongs to the term, as attentive modules belong to theirs, and is not saved with the trained network.
+Its soft labels are the outputs of the frozen source for the same augmented image.
 """
 
 from torch import Tensor, nn
@@ -20,10 +19,10 @@ class OldHeadTerm(Term):
     def __init__(self, inputs: TermInputs) -> None:
         super().__init__(inputs)
         assert inputs.old_head is not None
-        weight, bias = inputs.old_head
         # Created on "meta": values that are replaced at once must not draw from the random generator.
+        weight, bias = (nn.Parameter(values.clone()) for values in inputs.old_head)
         self.head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        self.head.weight, self.head.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self.head.weight, self.head.bias = weight, bias
 
     def distillation(self, source: Outputs, target: Outputs, temperature: float) -> Tensor:
         """-1/B sum_bk y_bk log p_bk, with y = softmax(source logits / T) and p = softmax(old head's logits / T)."""
@@ -36,10 +35,9 @@ class OldHeadTerm(Term):
 class Distillation(OldHeadTerm):
     """LwF (Li and Hoiem, Learning without forgetting, TPAMI 2017, eq. 2, 3).
 
-    The distillation loss above over the old classes, at ``LwFSettings.temperature``. ``alpha`` is
-    the paper's lambda_o, which is 1 there. Two things differ from the paper: there is no first phase
-    that trains the new head alone, because the AFA paper trains all methods in one phase, and the
-    weight decay is the config's, where the paper has 5e-4.
+    The distillation loss above over the old classes, at ``LwFSettings.temperature``. ``alpha`` is the paper's lambda_o,
+    which is 1 there. Two things differ from the paper: there is no first phase that trains the new head alone, because
+    the AFA paper trains all methods in one phase, and the weight decay is set in the config; their paper uses 5e-4.
     """
 
     name = "lwf"
@@ -57,9 +55,9 @@ class SoftRemoval(OldHeadTerm):
     """Soft fine-tuning (Zhao et al., Effective domain knowledge transfer with soft fine-tuning, 2019).
 
     The source's loss is kept, with a weight that falls to 0 during training: (1 - t) L_source, where t is
-    the fraction of the epochs that is over. The paper computes L_source from source images and their labels.
+    the fraction of finished epochs. The paper computes L_source from source images and their labels.
     Source images are not available here, so the source's own soft labels on the target images replace
-    them: L_source is the distillation loss above at temperature 1. That t is linear is our choice.
+    them: L_source is the distillation loss above at temperature 1. We chose a weight that is linear in t.
     """
 
     name = "soft_ft"

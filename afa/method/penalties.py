@@ -32,5 +32,5 @@ class StartingPoint(Term):
         self._start = tuple(parameter.detach().clone() for parameter in self._backbone)
 
     def forward(self, source: Outputs, target: Outputs) -> TermLoss:
-        """Reads the weights alone."""
+        """The loss depends only on the weights."""
         return TermLoss(l2_sp(self._backbone, self._start))

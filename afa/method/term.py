@@ -1,4 +1,4 @@
-"""The interface of a method's terms: what they are built from, what they read, what they return."""
+"""The interface of a method's terms: the arguments of their constructors, their inputs and outputs."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,12 +15,12 @@ class MapShape(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What one network computes from a batch.
+    """Outputs of one network for a batch.
 
     Attributes:
-        maps: of the aligned layers, shallow to deep, each (B, C, H, W).
+        maps: maps of the aligned layers, shallow to deep, each (B, C, H, W).
         features: (B, F), the input of the network's head.
-        logits: (B, K); of the source, those of its own classifier.
+        logits: (B, K); the logits of the source come from its own classifier.
     """
 
     maps: tuple[Tensor, ...] = ()
@@ -36,10 +36,10 @@ class TermLoss(NamedTuple):
 
 
 class TermInputs(NamedTuple):
-    """What a term may be built from, at the start of a stage.
+    """Arguments of a term's constructor, at the start of a stage.
 
     Attributes:
-        shapes: of the aligned layers' maps.
+        shapes: shapes of the aligned layers' maps.
         alignment_scale: ``released``, or ``relative``: the terms compare standardised maps.
         fixed_weights: one tensor per layer, if the method's row asks for them.
         backbone: the target's parameters without the head's, on their device.
@@ -60,8 +60,8 @@ class Term(nn.Module):
 
     Attributes:
         name: the key of its state in checkpoints and of its entropies in the log.
-        reads: what the term needs of the two networks: ``maps``, the aligned maps of both; ``old_head``, the
-            source's logits and the target's features. A term that only reads weights needs neither.
+        reads: the outputs that the term needs from the two networks: ``maps``, the aligned maps of both;
+            ``old_head``, the source's logits and the target's features. A term that only reads weights needs neither.
         summed: True if the loss is a sum over the images of a batch, False if it is their mean.
     """
 
@@ -73,7 +73,7 @@ class Term(nn.Module):
         super().__init__()
 
     def forward(self, source: Outputs, target: Outputs) -> TermLoss:
-        """The term's loss on a batch, from what both networks computed."""
+        """Compute the term's loss on a batch from the outputs of both networks."""
         raise NotImplementedError
 
     @property
@@ -82,4 +82,4 @@ class Term(nn.Module):
         return []
 
     def set_progress(self, done: float) -> None:
-        """Called before each epoch with the fraction of the stage's epochs that is over, from 0 to below 1."""
+        """Called before each epoch with the fraction of finished epochs, in [0, 1)."""

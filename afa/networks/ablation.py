@@ -2,7 +2,7 @@
 
 Zeroing a filter's weights, and its bias if it has one, zeroes its channel of the
 convolution's output and changes nothing before it. So the network is cut there: the
-layers before the cut run once per batch, those behind it for many channels at a time.
+layers before the cut run once per batch, those after it for many channels at a time.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from afa.networks.features import layer_extractor
 from afa.networks.graph_rewrites import fold_batch_norms
 
 VALUES_AT_ONCE = 2**25
-"""How many values of maps pass through the rest of the network together: 128 MiB of float32."""
+"""Number of map values that the rest of the network processes at a time: 128 MiB of float32."""
 
 
 class ChannelAblation:
-    """A network in eval mode with folded batch-norms, cut behind one of its layers.
+    """A network in eval mode with folded batch-norms, cut after one of its layers.
 
     Args:
         network: images -> (B, K) logits.
@@ -37,7 +37,7 @@ class ChannelAblation:
 
     @torch.inference_mode()
     def increases(self, images: Tensor, labels: Tensor, *, first: int = 0) -> Iterator[Tensor]:
-        """The mean cross-entropy with a channel zeroed minus that without, for channel ``first``, ``first`` + 1, ...
+        """Increase of the mean cross-entropy when a channel is zeroed, for the channels ``first``, ``first`` + 1, ...
 
         Args:
             images: (B, 3, S, S); labels: (B,).
@@ -61,16 +61,14 @@ class ChannelAblation:
         """(n * B, C, H, W) maps -> the (n,) mean losses of the rest of the network on each B of them."""
         n = len(copies) // len(labels)
         # Repeated also for n = 1: an in-place operation would change the values for the next call.
-        repeated = [
-            value.repeat(n, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value for value in others
-        ]
+        repeated = (v.repeat(n, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for v in others)
         logits = self._behind(copies, *repeated)
         losses = F.cross_entropy(logits, labels.repeat(n), reduction="none")
         return losses.double().unflatten(0, (n, -1)).mean(dim=1)
 
 
 def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a graph into ``cut`` with all that does not depend on it, and the rest up to the ``logits``.
+    """Split a graph: ``cut`` and the nodes that do not depend on it; and the remaining nodes up to ``logits``.
 
     The first module returns a tuple of the values that the second takes: the cut's output, then all
     others that bypass it, such as the identity of a residual block.
@@ -78,7 +76,7 @@ def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.Grap
     nodes = [node for node in module.graph.nodes if node.op != "output"]
     behind: set[fx.Node] = set()
     for node in nodes:
-        if any(source is cut or source in behind for source in node.all_input_nodes):
+        if not behind.isdisjoint(node.all_input_nodes) or cut in node.all_input_nodes:
             behind.add(node)
     ahead = [node for node in nodes if node not in behind]
     crossing = [cut, *(node for node in ahead if node is not cut and any(user in behind for user in node.users))]
@@ -88,8 +86,7 @@ def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.Grap
         copied[node] = first.node_copy(node, copied.__getitem__)
     first.output(tuple(copied[node] for node in crossing))
     copied = {node: second.placeholder(node.name) for node in crossing}
-    for node in nodes:
-        if node in behind:
-            copied[node] = second.node_copy(node, copied.__getitem__)
+    for node in (node for node in nodes if node in behind):
+        copied[node] = second.node_copy(node, copied.__getitem__)
     second.output(copied[logits])
     return fx.GraphModule(module, first), fx.GraphModule(module, second)

@@ -24,14 +24,13 @@ class Backbone:
 
     @property
     def aligned_layers(self) -> tuple[str, ...]:
-        """The paper's: the last one of each stage."""
+        """The paper's aligned layers: the last one of each stage."""
         return tuple(stage[-1] for stage in self.stages)
 
 
 def _resnet(*blocks: int) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        tuple(f"layer{stage}.{block}.conv3" for block in range(count)) for stage, count in enumerate(blocks, start=1)
-    )
+    stages = enumerate(blocks, start=1)
+    return tuple(tuple(f"layer{stage}.{block}.conv3" for block in range(count)) for stage, count in stages)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -51,15 +50,15 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def row_of(name: str) -> Backbone:
-    """The network's row; for other torchvision networks one without layers and with images of 224 pixels."""
+    """The network's row; any other torchvision network gets a row without layers and with images of 224 pixels."""
     return BACKBONES.get(name, Backbone())
 
 
 def layers_of(name: str, aligned_layers: tuple[str, ...] | int) -> tuple[str, ...]:
-    """The layers that the setting ``aligned_layers`` means for a network.
+    """The aligned layers of a network for a value of the setting ``aligned_layers``.
 
-    Names: these layers. A number: that many, equally many in each stage, evenly spaced, the stage's last
-    included (Table 11). Empty: the paper's; a network that has no row has none.
+    Names: these layers. A number: that many layers of the row, equally many in each stage, evenly spaced, the
+    stage's last included (Table 11). Empty: the paper's layers; none for a network without a row.
 
     Raises:
         ValueError: the stages do not have that many.
@@ -69,5 +68,7 @@ def layers_of(name: str, aligned_layers: tuple[str, ...] | int) -> tuple[str, ..
         return aligned_layers or row.aligned_layers
     each = aligned_layers // max(len(row.stages), 1)
     if each < 1 or each * len(row.stages) != aligned_layers or any(len(stage) < each for stage in row.stages):
-        raise ValueError(f"{aligned_layers} layers cannot be spread evenly over it")
+        raise ValueError(
+            f"{aligned_layers} layers cannot be distributed evenly over the {len(row.stages)} stages of this network"
+        )
     return tuple(stage[round(len(stage) * i / each) - 1] for stage in row.stages for i in range(1, each + 1))

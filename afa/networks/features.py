@@ -1,8 +1,7 @@
 """Networks that also return the outputs of their aligned layers, without hooks.
 
-torch.fx rewrites the network's own forward so that it returns the named layers' outputs
-and stops after the last of them. Weights are shared with the network,
-whose state-dict keys stay torchvision's.
+torch.fx rewrites the network's own forward so that it returns the named layers' outputs and stops after the last of
+them. Weights are shared with the network, whose state-dict keys stay torchvision's.
 
 ``memory_format`` is the memory layout of images, maps and weights: channels_last is the faster one.
 With it the CPU's batch-norm sums the values of a channel one by one, so the batch statistics of a
@@ -32,17 +31,16 @@ def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[s
         ConfigError: the network does not have such a layer.
     """
     names = [name for name, _ in network.named_modules()]
-    unknown = [layer for layer in layers if layer not in names]
-    if unknown:
-        near = [match for layer in unknown for match in difflib.get_close_matches(layer, names, n=1)]
-        hint = f"; near: {', '.join(near)}" if near else ""
+    if unknown := [layer for layer in layers if layer not in names]:
+        near = [f"'{match}'" for layer in unknown for match in difflib.get_close_matches(layer, names, n=1)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")
     with warnings.catch_warnings():
         # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
         warnings.simplefilter("ignore")
         extractor = create_feature_extractor(network, [*layers, *nodes])
     for graph in (extractor.train_graph, extractor.eval_graph):
-        # An in-place activation directly behind an aligned layer (VGG) would overwrite the layer's map.
+        # An in-place activation directly after an aligned layer (VGG) would overwrite the layer's map.
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes
         for user in (user for node in outputs for user in node.users if user.op == "call_module"):
             module = extractor.get_submodule(user.target)
@@ -57,9 +55,8 @@ class FeatureNetwork(nn.Module):
     """The trained network, which also returns the maps of its aligned layers.
 
     Args:
-        network: a classification network; ``network.state_dict()`` is what is saved.
+        network: a classification network; checkpoints contain its ``state_dict()``.
         aligned_layers: module names, shallow to deep; may be empty.
-        memory_format: of images, maps and weights.
         with_features: return the head's input too, for terms that have a head of their own.
     """
 
@@ -92,8 +89,7 @@ class FeatureNetwork(nn.Module):
     def compile_training(self) -> None:
         """Compile forward and backward passes in train mode with torch.compile.
 
-        The first call takes minutes, and again for each other batch size. It raises AFAError if
-        torch cannot compile on this machine.
+        The first call for each batch size takes minutes. It raises AFAError if torch cannot compile on this machine.
         """
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
@@ -163,19 +159,16 @@ class FeatureNetwork(nn.Module):
         training = self.training
         maps = self.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).maps
         self.train(training)
-        not_maps = [name for name, m in zip(self.aligned_layers, maps, strict=True) if m.ndim != 4]
-        if not_maps:
+        if not_maps := [name for name, m in zip(self.aligned_layers, maps, strict=True) if m.ndim != 4]:
             raise ConfigError(f"aligned_layers: the output of {', '.join(not_maps)} is not a (B, C, H, W) map")
         return [MapShape(*m.shape[1:]) for m in maps]
 
 
 class FrozenSource:
-    """The source network in eval mode, without gradients; it stops after the last output that is asked for.
+    """The source network in eval mode with folded batch-norms, without gradients.
 
-    Its batch-norms are folded into the convolutions before them.
-
-    Not an ``nn.Module``: no ``.train()``, ``.parameters()`` or ``.state_dict()`` of
-    anything that trains can reach it.
+    It stops after the last output that is asked for. Not an ``nn.Module``, so the ``.train()``, ``.parameters()`` and
+    ``.state_dict()`` of a trained module do not include it.
 
     Arguments as ``FeatureNetwork``'s; ``with_logits``: return the logits of its own classifier too.
     """

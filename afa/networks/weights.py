@@ -6,7 +6,6 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from safetensors.torch import load_file
@@ -44,13 +43,14 @@ def load_file_safely(path: Path) -> dict:
         reason = one_line(error).partition(". This is an internal")[0]
         if isinstance(error, pickle.UnpicklingError):
             if needed := re.search(r"GLOBAL (\S+)", str(error)):
-                raise CheckpointError(
-                    f"{path}: refused, it holds more than tensors and plain values: {needed[1]}"
-                ) from None
+                message = f"{path}: refused, it contains more than tensors and plain values: {needed[1]}"
+                raise CheckpointError(message) from None
             reason = "not a pickle of tensors"
-        raise CheckpointError(f"{path}: not a readable file of weights (incomplete or modified?): {reason}") from None
+        raise CheckpointError(
+            f"{path}: not a readable file of weights (truncated, modified or empty?): {reason}"
+        ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}; a state dict is expected")
+        raise CheckpointError(f"{path}: contains a {type(content).__name__}; a state dict is expected")
     return content
 
 
@@ -62,7 +62,7 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
             break
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path}: holds no state dict (tensors under their names, bare or under 'model')")
+        raise CheckpointError(f"{path}: contains no state dict (tensors under their names, bare or under 'model')")
     for name, tensor in tensors.items():
         is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
         is_plain = not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
@@ -98,24 +98,3 @@ def load_state(
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise CheckpointError(f"{path}: does not fit the network: {'; '.join(problems[:10])}{more}")
     network.load_state_dict(loaded, strict=False)
-
-
-def download_source_weights(name: str) -> dict[str, Tensor]:
-    """torchvision's IMAGENET1K_V1 weights of the network, from torch's cache or downloaded.
-
-    With V2 weights, results could not be compared with the published ones.
-
-    Raises:
-        CheckpointError: not cached and not downloadable; it names the file and where to put it.
-    """
-    from torchvision.models import get_model_weights
-
-    weights = get_model_weights(name)["IMAGENET1K_V1"]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{name}: its ImageNet weights cannot be downloaded ({error}); put {weights.url} at {cached}, "
-            "or set source_weights=<file>"
-        ) from None

@@ -35,24 +35,24 @@ def find_archives(archives: Sequence[Archive], source: Path, *, fetch: bool) -> 
         check_archive(archives[0], source)
         return [source]
     folder = source.parent if source.is_file() else source
-    missing = []
-    for archive in archives:
-        if fetch and not (folder / archive.name).exists():
+    paths, missing = {folder / archive.name: archive for archive in archives}, []
+    for path, archive in paths.items():
+        if fetch and not path.exists():
             download(archive, folder)
-        if not (folder / archive.name).is_file():
-            missing.append(f"{folder / archive.name}: no such file; download {archive.url} to this path")
+        if not path.is_file():
+            missing.append(f"{path}: no such file; download {archive.url} to this path")
     if missing:
         raise DataError([*missing, "download=true downloads the missing files"])
-    for archive in archives:
-        check_archive(archive, folder / archive.name)
-    return [folder / archive.name for archive in archives]
+    for path, archive in paths.items():
+        check_archive(archive, path)
+    return list(paths)
 
 
 def download(archive: Archive, folder: Path) -> Path:
     """Download a file into ``folder``. Until it is complete, its name ends in ``.part``; a later call resumes it.
 
     Raises:
-        DataError: the download failed; states the path for a file that was downloaded by other means.
+        DataError: the download failed; the message states the path to save the file to.
     """
     path = folder / archive.name
     partial = path.with_name(f"{path.name}.part")
@@ -94,11 +94,7 @@ def _resume(archive: Archive, partial: Path) -> None:
 
 
 def check_archive(archive: Archive, path: Path) -> None:
-    """Compare size and digest with the published ones.
-
-    Raises:
-        DataError: they differ; states both values.
-    """
+    """Compare size and digest with the published ones. Raises DataError if they differ; it states both values."""
     size = path.stat().st_size
     if archive.size and size != archive.size:
         raise DataError(f"{path}: {size:,} bytes, but {archive.size:,} are published; download {archive.url} again")

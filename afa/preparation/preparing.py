@@ -1,6 +1,9 @@
 """``prepare=<data set>``: convert the owners' archives, or a folder of classes, to ``{train,test}/<class>/*``."""
 
+import os
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
@@ -8,8 +11,8 @@ from afa.data.folders import EXTENSIONS, VALIDATION, find_layout, hold_out, scan
 from afa.data.published import PUBLISHED, Published
 from afa.errors import AFAError, ConfigError, DataError
 from afa.preparation.archives import find_archives, unpack
-from afa.preparation.placing import place_images
 from afa.preparation.readers import READERS, Choice, Listing, find_groceries
+from afa.results.journal import Progress
 
 
 def prepare(settings: PrepareSettings) -> None:
@@ -72,8 +75,8 @@ def _prepare_published(settings: PrepareSettings, published: Published, choice: 
 
 def _compare_counts(listing: Listing, published: Published, per_class: int) -> None:
     """Print the counts that differ from the known ones."""
-    if listing.strays:
-        print(f"skipped {listing.strays} files in the archive that do not belong to the data set")
+    if listing.skipped:
+        print(f"skipped {listing.skipped} files in the archive that do not belong to the data set")
     classes = {name for name, _ in (*listing.train, *listing.test)}
     for what, found, expected in (
         ("training images", len(listing.train), published.train_images(per_class)),
@@ -95,3 +98,36 @@ def _split_folder(settings: PrepareSettings, folder: Path) -> None:
     train, test = hold_out(images, settings.test_fraction, settings.seed)
     splits = {"train": train.paths, "test": test.paths}
     place_images([(path, Path(s, path.relative_to(root))) for s, paths in splits.items() for path in paths], folder)
+
+
+def place_images(images: Sequence[tuple[Path, Path]], folder: Path) -> None:
+    """Create ``folder`` with all images, as hard links if possible. Until it is complete, it has another name.
+
+    Args:
+        images: the path of each image, and its new path relative to ``folder``, such as ``train/tulip/001.jpg``.
+
+    Raises:
+        DataError: images are missing, two have the same new path, or the folder cannot be written.
+    """
+    if missing := [str(image) for image, _ in images if not image.is_file()]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataError(f"listed but missing: {', '.join(missing[:5])}{more}; is the archive complete?")
+    twice = [path for path, count in Counter(path for _, path in images).items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]}: listed twice")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        if partial.exists():  # left by an interrupted call
+            shutil.rmtree(partial)
+        with Progress(f"creating {folder.name}", len(images)) as bar:
+            for image, path in images:
+                target = partial / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(os.path.realpath(image), target)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(image, target)
+                bar.update(1)
+        partial.rename(folder)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None

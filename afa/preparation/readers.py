@@ -17,7 +17,7 @@ class Listing(NamedTuple):
 
     train: list[Entry]
     test: list[Entry]
-    strays: int = 0
+    skipped: int = 0
     val: Sequence[Entry] = ()
 
 
@@ -51,9 +51,9 @@ def read_cub(root: Path, choice: Choice) -> Listing:
     is_train = dict(line.split(maxsplit=1) for line in _lines(base / "train_test_split.txt"))
     if set(paths) != set(is_train):
         raise DataError(f"{base}: images.txt and train_test_split.txt do not list the same images")
-    train = [path for number, path in paths.items() if is_train[number] == "1"]
-    test = [path for number, path in paths.items() if is_train[number] == "0"]
-    return Listing(_entries(base / "images", train), _entries(base / "images", test))
+    splits = ([path for number, path in paths.items() if is_train[number] == flag] for flag in "10")
+    train, test = (_entries(base / "images", split) for split in splits)
+    return Listing(train, test)
 
 
 def read_indoor(root: Path, choice: Choice) -> Listing:
@@ -70,26 +70,24 @@ def read_caltech(root: Path, choice: Choice) -> Listing:
     base = root / "256_ObjectCategories"
     train: list[Entry] = []
     test: list[Entry] = []
-    strays = 0
+    skipped = 0
     for path in sorted(path for path in base.rglob("*") if path.is_file()):
         folder = path.parent.name
         match = re.fullmatch(r"(\d{3})_(\d{4})\.jpg", path.name)
         if path.parent.parent != base or not match or not folder.startswith(f"{match[1]}."):
-            strays += 1
+            skipped += 1
         elif int(match[2]) <= choice.per_class:
             train.append((folder, path))
         elif 61 <= int(match[2]) <= 80:
             test.append((folder, path))
-    return Listing(train, test, strays)
+    return Listing(train, test, skipped)
 
 
 def read_food(root: Path, choice: Choice) -> Listing:
     """``images/<class>/<id>.jpg``; ``meta/train.txt`` and ``meta/test.txt`` list ``<class>/<id>``."""
     base = root / "food-101"
-    train, test = (
-        _entries(base / "images", [f"{line}.jpg" for line in _lines(base / "meta" / f"{split}.txt")])
-        for split in ("train", "test")
-    )
+    lists = (_lines(base / f"meta/{split}.txt") for split in ("train", "test"))
+    train, test = (_entries(base / "images", [f"{line}.jpg" for line in lines]) for lines in lists)
     return Listing(train, test)
 
 

@@ -54,10 +54,7 @@ class EpochRow:
         """The form in checkpoints: each entropy has its own key, ``entropy_<name>``."""
         stored: dict[str, float] = {}
         for name, value in vars(self).items():
-            if name == "entropies":
-                stored |= {_ENTROPY + key: entropy for key, entropy in value.items()}
-            else:
-                stored[name] = value
+            stored |= {_ENTROPY + key: e for key, e in value.items()} if name == "entropies" else {name: value}
         return stored
 
     @classmethod
@@ -143,23 +140,24 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def results_table(repeats: Sequence[Sequence[StageResult]]) -> str:
-    """One row for each stage, over all repeats: accuracies of the best and the last epoch, and speed.
-
-    Args:
-        repeats: the results of the stages of each repeat.
-    """
-    rows = []
-    for stage in zip(*repeats, strict=True):
-        best_epochs = ", ".join(str(result.best.epoch) for result in stage)
-        rows.append(
-            [
-                stage[0].method,
-                str(spread([result.best.test_top1 for result in stage])),
-                f"{best_epochs} of {stage[0].epochs}",
-                str(spread([result.last.test_top1 for result in stage])),
-                f"{statistics.median(result.images_per_second for result in stage):.0f}",
-                f"{sum(result.seconds for result in stage):.0f} s",
-            ]
-        )
-    header = ["stage", f"best top-1 % (on {repeats[0][0].selected_on})", "at epoch", "last top-1 %", "images/s", "time"]
+    """One row for each stage, over the results of the stages of all ``repeats``: accuracies and speed."""
+    rows = [
+        [
+            stage[0].method,
+            str(spread([result.best.test_top1 for result in stage])),
+            f"{', '.join(str(result.best.epoch) for result in stage)} of {stage[0].epochs}",
+            str(spread([result.last.test_top1 for result in stage])),
+            f"{statistics.median(result.images_per_second for result in stage):.0f}",
+            f"{sum(result.seconds for result in stage):.0f} s",
+        ]
+        for stage in zip(*repeats, strict=True)
+    ]
+    header = [
+        "stage",
+        f"best top-1 % (selected on {repeats[0][0].selected_on})",
+        "at epoch",
+        "last top-1 %",
+        "images/s",
+        "time",
+    ]
     return format_table(header, rows)

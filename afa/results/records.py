@@ -22,11 +22,7 @@ def rank_classes(logits: Tensor, k: int = 5) -> Tensor:
 
 
 def write_log(path: Path, history: Sequence[EpochRow]) -> None:
-    """Write ``log.txt``: a tab-separated line for each epoch, with the column names of the authors' release.
-
-    Raises:
-        AFAError: it cannot be written.
-    """
+    """Write ``log.txt``: a tab-separated line for each epoch, with the column names of the authors' release."""
     lines = ["\t".join(LOG_COLUMNS)]
     for row in history:
         metrics = [f"{getattr(row, name):.6f}" for name in LOG_COLUMNS.values() if name != "epoch"]
@@ -35,7 +31,7 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
 
 
 class Scalars:
-    """TensorBoard scalars of a stage, from epoch ``done`` + 1 on; later epochs of an earlier process are hidden."""
+    """TensorBoard scalars of a stage from epoch ``done`` + 1 on, which TensorBoard then ignores in earlier files."""
 
     def __init__(self, folder: StageFolder, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # only training needs it, and it is slow to import
@@ -49,14 +45,9 @@ class Scalars:
 
     def write(self, row: EpochRow, selected_on: str) -> None:
         """Write one epoch. ``selected_on``: the split of ``row.top1`` and ``row.loss``."""
-        scalars = {
-            "loss/classification": row.classification,
-            "loss/head_penalty": row.head_penalty,
-            "loss/alignment": row.alignment,
-            "loss/total": row.total,
-            "accuracy/train_top1": row.train_top1,
-            "optimiser/learning_rate": row.learning_rate,
-        }
+        losses = ("classification", "head_penalty", "alignment", "total")
+        scalars = {f"loss/{name}": getattr(row, name) for name in losses}
+        scalars |= {"accuracy/train_top1": row.train_top1, "optimiser/learning_rate": row.learning_rate}
         if row.is_scored:
             scalars |= {f"accuracy/{selected_on}_top1": row.top1, f"loss/{selected_on}_cross_entropy": row.loss}
         scalars |= {f"attention_entropy/{name}": entropy for name, entropy in row.entropies.items()}
@@ -97,12 +88,7 @@ def write_predictions(
 ) -> None:
     """Write ``predictions.csv``, one row for each image with its five most probable classes, and ``per_class.csv``.
 
-    Args:
-        labels: (N,) class indices.
-        logits: (N, K), averaged over the views of an image.
-
-    Raises:
-        AFAError: a file cannot be written.
+    ``labels`` are the (N,) class indices, ``logits`` (N, K), averaged over the views of an image.
     """
     guesses = most_probable(logits, classes)
     true = [classes[label] for label in labels.tolist()]

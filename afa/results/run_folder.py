@@ -2,20 +2,21 @@
 
 import glob
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from afa.errors import ConfigError
 from afa.files import LOCK
 
 
-@dataclass(init=False)
+@dataclass
 class StageFolder:
     """Files of one stage of one repeat, or of an evaluation."""
 
     path: Path
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __post_init__(self) -> None:
+        path = self.path
         self.checkpoints = path / "check_point"
         self.best = self.checkpoints / "best.pth"
         self.last = self.checkpoints / "last.pth"
@@ -31,18 +32,18 @@ class StageFolder:
         return {"best": self.best, "last": self.last}[which]
 
     def nested(self, name: str) -> "StageFolder":
-        """Folder of a stage that runs as a step of this one."""
+        """Folder of a stage that this stage trains first."""
         return StageFolder(self.path / name)
 
 
-@dataclass(init=False)
+@dataclass
 class RunFolder:
     """Files of a run in ``<outpath>/<run name>``, and next to it the folder of the runs that search for alpha."""
 
     path: Path
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __post_init__(self) -> None:
+        path = self.path
         self.settings_log = path / "settings.log"
         self.experiment_log = path / "experiment.log"
         self.result = path / "result.json"
@@ -52,10 +53,7 @@ class RunFolder:
         self.as_stage = StageFolder(path)  # an evaluation writes its predictions into the run's folder itself
 
     def stage_folder(self, *, repeat: int, repeats: int, stage: int, stages: int) -> StageFolder:
-        """Folder of a stage, ``repeat`` and ``stage`` counted from 1.
-
-        A run with several repeats has a subfolder for each, and so does a repeat with several stages.
-        """
+        """Folder of a stage; ``repeat`` and ``stage`` count from 1. Only several repeats or stages have subfolders."""
         path = self.path / f"repeat_{repeat}" if repeats > 1 else self.path
         return StageFolder(path / f"stage_{stage}" if stages > 1 else path)
 
@@ -63,8 +61,8 @@ class RunFolder:
 def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Path:
     """Path of the checkpoint that ``pre_trained_path`` names.
 
-    This is a file or the folder of a run; a folder may be relative to ``outpath``. Of a run it is
-    the best checkpoint of the last stage, of the same ``repeat`` if the run has several.
+    This is a file or the folder of a run; a folder may be relative to ``outpath``. For a run, it
+    is the best checkpoint of its last stage; if the run has several repeats, that of ``repeat``.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -72,11 +70,9 @@ def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Pat
     path = Path(pre_trained_path)
     if path.is_file():
         return path
-    for run in (path, Path(outpath) / path):
-        for folder in (run / f"repeat_{repeat}", run):
-            for stage in (StageFolder(folder / "stage_2"), StageFolder(folder)):
-                if stage.best.is_file():
-                    return stage.best
+    for names in product((path, Path(outpath) / path), (f"repeat_{repeat}", ""), ("stage_2", "")):
+        if (best := StageFolder(Path(*names)).best).is_file():
+            return best
     expected = StageFolder(Path(outpath) / path).best
     raise ConfigError(f"no checkpoint at {path} or {expected}; train that run first, or set the path of a checkpoint")
 

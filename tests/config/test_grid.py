@@ -76,8 +76,11 @@ def test_a_name_that_the_grid_does_not_define_is_a_value() -> None:
         (["shard=0/2"], "command line: shard: '0/2' is not valid"),
         (["mode=evaluate"], "command line: mode: unknown value 'evaluate'"),
         (['grid.methods=["ast"]'], "tests/grid/grid.hocon: alpha: missing for MobileNetV2, tiny, ast: AST needs it"),
-        (['grid.datasets=["tiny", "tiny?"]', 'grid.methods=["l2"]'], "tests/grid/grid.hocon:3: grid: two of its names"),
-        (["grid.define.cells.MobileNetV2.tyni.AFA.lr=1"], "command line: grid.define.cells.MobileNetV2.tyni: no such"),
+        (
+            ['grid.datasets=["tiny", "tiny?"]', 'grid.methods=["l2"]'],
+            "tests/grid/grid.hocon:3: grid: two names of the grid",
+        ),
+        (["grid.define.cells.MobileNetV2.tyni.AFA.lr=1"], "command line: grid.define.cells.MobileNetV2.tyni: not a"),
         (["lr=x"], "command line: lr: expected a number"),
         (["grid.networks=[]"], "command line: grid.networks: is empty; a grid needs at least one name on each axis"),
         (["grid.datasets=[]"], "command line: grid.datasets: is empty"),

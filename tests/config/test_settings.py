@@ -178,7 +178,7 @@ def test_l2_fe_has_ten_epochs_and_its_schedule_by_default(changes, epochs, sched
 
 def test_layers_may_be_a_number_that_the_network_can_spread() -> None:
     assert build(aligned_layers=8).backbone.aligned_layers == 8
-    assert "6 layers cannot be spread evenly over it" in problems(aligned_layers=6)["aligned_layers"]
+    assert "6 layers cannot be distributed evenly over the 4 stages" in problems(aligned_layers=6)["aligned_layers"]
     assert "8 layers cannot" in problems(base_model_name="inception_v3", aligned_layers=8)["aligned_layers"]
     assert "needs aligned_layers = [...]" in problems(base_model_name="vgg16", aligned_layers=8)["base_model_name"]
     assert problems(aligned_layers=3)["aligned_layers"] == "3 is out of range; expected 4 to 12"

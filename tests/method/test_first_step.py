@@ -175,4 +175,4 @@ def test_the_first_steps_loss_is_the_methods_equation(name, scale, settings_for,
     assert losses.classification.item() == pytest.approx(classification, rel=1e-9)
     assert losses.alignment.item() == pytest.approx(term, rel=1e-6)
     assert losses.total.item() == pytest.approx(classification + ALPHA * term + gamma * penalty, rel=1e-6)
-    assert (term > 0) == METHODS[name].needs_alpha
+    assert (term > 0) == bool(METHODS[name].terms)

@@ -68,7 +68,7 @@ def test_more_layers_are_spread_evenly_over_the_stages(name, number):
 def test_a_network_without_a_row_has_the_layers_that_are_named():
     assert layers_of("resnet18", ("layer1",)) == ("layer1",)
     assert layers_of("resnet18", ()) == ()
-    with pytest.raises(ValueError, match="4 layers cannot be spread"):
+    with pytest.raises(ValueError, match="4 layers cannot be distributed"):
         layers_of("resnet18", 4)
 
 
@@ -89,7 +89,7 @@ def test_only_an_auxiliary_head_has_idle_parameters(name):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "holds no classifier.1.weight and classifier.1.bias"),
+        ({}, "contains no classifier.1.weight and classifier.1.bias"),
         ({"classifier.1.weight": torch.zeros(7, 20), "classifier.1.bias": torch.zeros(7)}, "its classifier is (7, 20)"),
     ],
 )
@@ -155,7 +155,7 @@ def test_the_source_runs_no_further_than_its_last_aligned_layer():
 
 
 def test_an_unknown_layer_is_named_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"no layer layer1\.2\.convv3; near: layer1\.2\.conv3"):
+    with pytest.raises(ConfigError, match=r"no layer layer1\.2\.convv3; did you mean 'layer1\.2\.conv3'"):
         FeatureNetwork(build_network("resnet50", 2), ["layer1.2.convv3"])
 
 
@@ -232,4 +232,4 @@ def test_offline_says_which_file_to_put_where(monkeypatch, tmp_path):
     with pytest.raises(CheckpointError) as error:
         load_source_weights("mobilenet_v2", "")
     file = "mobilenet_v2-b0353104.pth"
-    assert f"put https://download.pytorch.org/models/{file} at {tmp_path}/hub/checkpoints/{file}" in str(error.value)
+    assert f"save https://download.pytorch.org/models/{file} as {tmp_path}/hub/checkpoints/{file}" in str(error.value)

@@ -199,7 +199,7 @@ def test_every_method_steps_and_adds_up(settings_for, method):
     gamma = stage.head_penalty if row.head_penalty else 0.0
     parts = losses.classification + 0.5 * losses.alignment + gamma * losses.head_penalty
     torch.testing.assert_close(losses.total, parts)
-    assert (losses.alignment > 0) == row.needs_alpha
+    assert (losses.alignment > 0) == bool(row.terms)
     changed = {
         name for name, value in learner.target.network.state_dict().items() if not torch.equal(value, before[name])
     }
