@@ -24,13 +24,21 @@ from afa.results.outcomes import Spread, format_seconds
 from afa.results.run_folder import RunFolder
 
 _PAIRS, _EXAMPLES = 8, 4  # confused pairs of classes, and images of each
-_THUMBNAIL = 128  # pixels
+_THUMBNAIL, _ATTENTION_SIDE = 128, 160  # pixels
 _IMAGES = 4  # of which the attention is shown
-_ATTENTION = {
-    "spatial": "Attention over positions: colours from 0 to 2 times uniform attention; the target is held to the "
-    "source where they are bright",
-    "channel": "Attention over channels in descending order; the line is uniform attention, whose entropy is 1",
+ATTENTION = {
+    "spatial": (
+        "Attention over positions",
+        "Colours are from 0 to 2 times uniform attention, and the numbers are the lowest and the highest weight in the "
+        "same unit. The target is held close to the source where the colours are bright.",
+    ),
+    "channel": (
+        "Attention over channels",
+        "The channels are in descending order. The heights are from 0 to 2 times uniform attention, which is the line "
+        "and has entropy 1. The numbers are the lowest and the highest weight in the same unit; bars above 2 are cut.",
+    ),
 }
+"""Kind of an attention -> title and legend of its images."""
 _SELECTION = {
     "test": "The best epoch was selected on the test images themselves, as in the paper, so its accuracy is too high. "
     "The last epoch was not selected.",
@@ -141,10 +149,10 @@ def _stage(repeats: Sequence[FinishedStage], gpu_id: str, images: Sequence[Path]
         "title": result.method,
         "start": f"{result.epochs} epochs, from {result.start}{' (first repeat)' if repeats[1:] else ''}",
         "curves": [plots.to_svg(figure, title) for title, figure in curves.items()],
-        "attention": {
-            _ATTENTION[kind]: [[(image, _data_uri(image.image)) for image in row] for row in rows]
+        "attention": [
+            (*ATTENTION[kind], [[(image, _data_uri(_smaller(image.image))) for image in row] for row in rows])
             for kind, rows in attention.items()
-        },
+        ],
         "note": note,
     }
 
@@ -153,6 +161,10 @@ def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     """At most ``count`` of the paths, evenly spaced; in a sorted image folder they are of as many classes."""
     count = min(count, len(paths))
     return [paths[len(paths) * index // count] for index in range(count)]
+
+
+def _smaller(image: Image.Image) -> Image.Image:
+    return image.resize((_ATTENTION_SIDE, _ATTENTION_SIDE), Image.Resampling.BOX)
 
 
 def _data_uri(image: Image.Image | None) -> str:

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from itertools import chain, product, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
+from cycler import cycler
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,13 +27,17 @@ from afa.method.attention import entropy
 from afa.report.confusion import ClassAccuracy, Confusion
 from afa.results.outcomes import EpochRow, Spread, spread
 
-SIDE = 160  # pixels of an image in a row of images
-_GAP, _CAPTION, _DPI = 6, 26, 100  # pixels between these images and of their captions; pixels per inch
+SIDE = 320  # pixels of an image in a row of images
+_GAP, _CAPTION, _DPI = 12, 52, 200  # pixels between these images and of their captions; pixels per inch
 _MAX_LABELLED = 30  # with more classes, names and counts would be too small to read
 _MAX_LETTERS = 27  # of a name, more would not fit above an image
 _INK, _QUIET, _RULE, _BLUE = "#1c2430", "#5b6676", "#d9dee6", "#2563eb"
+LINES = ("#2f6fe4", "#d97706", "#0d9488", "#c0399f", "#6d7f14", "#8b5cf6", "#dc4c3e", "#0e8bb0")
+"""Colours of lines, with a contrast of at least 3 to the light and the dark background of the page."""
+
 _STYLE: dict[Any, Any] = {
-    "figure.dpi": 200,
+    "figure.dpi": _DPI,
+    "axes.prop_cycle": cycler(color=LINES),
     "font.size": 8,
     "axes.titlesize": 9,
     "text.parse_math": False,  # names may contain "$"
@@ -84,6 +90,29 @@ def to_image(figure: Figure) -> Image.Image:
     return Image.fromarray(np.array(canvas.buffer_rgba()))
 
 
+@_style()
+def titled(image: Image.Image, title: str, note: str = "") -> Image.Image:
+    """The image under a title and a note, on white. Both are broken into lines that fit its width.
+
+    An image that is narrower than four inches gets a margin at its right.
+    """
+    width = max(image.width, 4 * _DPI)
+    inch = width / _DPI
+    lines = [(line, 10, _INK) for line in textwrap.wrap(printable(title), int(11 * inch))]
+    lines += [(line, 8, _QUIET) for line in textwrap.wrap(printable(note), int(15 * inch))]
+    top = sum(1.5 * size for _, size, _ in lines) / 72 + 0.12
+    figure = Figure(figsize=(inch, top), dpi=_DPI, facecolor="white")
+    y = 0.06
+    for text, size, colour in lines:
+        figure.text(0.06 / inch, 1 - y / top, text, va="top", fontsize=size, color=colour)
+        y += 1.5 * size / 72
+    heading = to_image(figure)
+    whole = Image.new("RGB", (width, heading.height + image.height), "white")
+    whole.paste(heading, (0, 0))
+    whole.paste(image, (0, heading.height), image if image.mode == "RGBA" else None)
+    return whole
+
+
 def tile(figures: Sequence[Figure]) -> Image.Image:
     """Figures of one size, two in a row."""
     images = [to_image(figure) for figure in figures]
@@ -111,11 +140,12 @@ def stage_curves(histories: Sequence[Sequence[EpochRow]], selected_on: str) -> d
     for title, read in lines.items():
         labels = list(read(histories[0][0]))
         drawstyle = "steps-mid" if title == "Learning rate" else "default"
-        figure, ((ax,),) = _panels(1, 1, width=5, height=2.8)
+        figure, ((ax,),) = _panels(1, 1, width=4, height=2.4)
         for (number, label), (repeat, history) in product(enumerate(labels), enumerate(histories)):
             points = [(row.epoch, value) for row in history if math.isfinite(value := read(row)[label])]
             (line,) = ax.plot(*np.reshape(points, (-1, 2)).T, color=f"C{number}", drawstyle=drawstyle, clip_on=False)
-            line.set(label="" if repeat else label, marker="." if len(points) == 1 else "")
+            is_sparse = 0 < len(points) < max(len(history), 2)  # test_every: not every epoch has a value
+            line.set(label="" if repeat else label, marker="." if is_sparse else "")
         if not any(np.any(line.get_ydata()) for line in ax.lines):
             continue  # all values are 0 for the alignment loss of a method without alignment
         ax.set(title=title, xlabel="epoch")
@@ -124,7 +154,7 @@ def stage_curves(histories: Sequence[Sequence[EpochRow]], selected_on: str) -> d
         if title.startswith("Entropy"):
             ax.set_ylim(0, 1)
         if len(labels) > 1:
-            figure.legend(loc="outside lower center", ncols=min(len(labels), 4))
+            figure.legend(loc="outside lower center", ncols=min(len(labels), 4), handlelength=1.2, columnspacing=1.2)
         figures[title] = figure
     return figures
 
@@ -216,36 +246,37 @@ def attention_rows(
 ) -> dict[str, list[list[Captioned]]]:
     """``spatial`` or ``channel``, as the attention is -> a row for each image: the image, the attention of each layer.
 
-    The caption of spatial attention contains its minimum and maximum in multiples of uniform
-    attention, the caption of channel attention its entropy.
+    Colours and heights are from 0 to 2 times uniform attention, in all images and layers. The caption contains the
+    lowest and the highest weight in this unit, for channel attention also the entropy.
     """
     kinds: dict[str, list[list[Captioned]]] = {}
     for layer, kind, weights in attention:
         rows = kinds.setdefault(kind, [[Captioned(image.resize((SIDE, SIDE)), "image")] for image in images])
         for row, own in zip(rows, weights, strict=True):
+            relative = own.numpy() * own.numel()
+            detail = f"{relative.min():.2f} to {relative.max():.2f}"
             if kind == "spatial":
-                relative = own.numpy() * own.numel()
                 image = Image.blend(row[0].image.convert("L").convert("RGB"), heat_map(relative, 0, 2), 0.6)
-                detail = f"{relative.min():.2f} to {relative.max():.2f}"
             else:
-                image = to_image(sorted_weights(own.numpy()))
-                detail = f"entropy {entropy(own[None]).item():.3f}"
+                image = to_image(sorted_weights(relative))
+                detail += f", entropy {entropy(own[None]).item():.3f}"
             row.append(Captioned(image, layer, detail))
     return kinds
 
 
-def activation_rows(images: Sequence[Image.Image], maps: Mapping[str, Tensor]) -> list[list[Captioned]]:
+def activation_rows(images: Sequence[Image.Image], maps: Mapping[tuple[str, str], Tensor]) -> list[list[Captioned]]:
     """The same channel of one layer in several networks (Figure 2 of the paper), a row for each image.
 
     The channel has the largest spatial variance in the first network; all maps of a row have one colour scale.
-    ``maps``: title of a network -> its maps of the images, (B, C, H, W).
+    ``maps``: the two lines of the caption of a network -> its maps of the images, (B, C, H, W).
     """
     rows = []
     channels = next(iter(maps.values())).flatten(2).var(dim=2, correction=0).argmax(dim=1).tolist()
     for index, (image, channel) in enumerate(zip(images, channels, strict=True)):
         values = np.stack([of_network[index, channel] for of_network in maps.values()])
         coloured = (heat_map(of_network, values.min(), values.max()) for of_network in values)
-        rows.append([Captioned(image, "image", f"channel {channel}"), *map(Captioned, coloured, maps)])
+        of_networks = (Captioned(picture, *caption) for picture, caption in zip(coloured, maps, strict=True))
+        rows.append([Captioned(image, "image", f"channel {channel}"), *of_networks])
     return rows
 
 
@@ -257,12 +288,15 @@ def heat_map(values: np.ndarray, low: float, high: float) -> Image.Image:
 
 @_style()
 def sorted_weights(weights: np.ndarray) -> Figure:
-    """(N,) weights in descending order as bars; the line is the uniform weight."""
+    """(N,) weights as multiples of the uniform weight, in descending order, as bars from 0 to 2; higher bars are cut.
+
+    The line is the uniform weight.
+    """
     figure = Figure(figsize=(SIDE / _DPI, SIDE / _DPI), dpi=_DPI, facecolor="none")
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.stairs(np.sort(weights)[::-1], fill=True, color=_BLUE)
-    ax.axhline(1 / len(weights), color=_QUIET)
-    ax.set(xlim=(0, len(weights)), ylim=(0, max(weights.max(), 2 / len(weights))))
+    ax.stairs(np.sort(weights)[::-1], fill=True, color=_BLUE, antialiased=True)
+    ax.axhline(1, color=_QUIET)
+    ax.set(xlim=(0, len(weights)), ylim=(0, 2))
     ax.axis("off")
     return figure
 

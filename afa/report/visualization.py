@@ -1,12 +1,13 @@
 """``mode=visualize``: curves, errors, attention and activations of a checkpoint as PNG files and TensorBoard images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from afa.config.settings import BackboneSettings
@@ -21,8 +22,8 @@ from afa.method.catalogue import METHODS
 from afa.networks.features import FrozenSource
 from afa.report import plots
 from afa.report.confusion import read_predictions
-from afa.report.page import evenly_spaced
-from afa.results.run_folder import StageFolder
+from afa.report.page import ATTENTION, evenly_spaced
+from afa.results.run_folder import StageFolder, stage_name
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, aligned_layers, build_source, source_start
 
@@ -50,7 +51,7 @@ def visualize(settings: VisualizeSettings) -> None:
     moved = keep_old(folder)
     try:
         with SummaryWriter(folder / "tensorboard") as writer:
-            for name, image in _named_images(classifier, others, evenly_spaced(paths, settings.images)):
+            for name, image in _named_images(classifier, others, evenly_spaced(paths, settings.images), known):
                 path = folder / f"{name}.png"
                 image.save(path)
                 writer.add_image(name, np.asarray(image), dataformats="HWC")
@@ -63,17 +64,22 @@ def visualize(settings: VisualizeSettings) -> None:
 
 
 def _named_images(
-    classifier: Classifier, others: Sequence[Classifier], paths: Sequence[Path]
+    classifier: Classifier, others: Sequence[Classifier], paths: Sequence[Path], known: Mapping[str, str]
 ) -> Iterator[tuple[str, Image.Image]]:
     """Name and image of each file: curves and errors of the run, then attention and activations for ``paths``."""
     folder = StageFolder(classifier.path.absolute().parent.parent)
+    shown = ", ".join(_caption(classifier))
     history = load_checkpoint(folder.last).history if folder.last.exists() else []
     if history:
-        yield "curves", plots.tile(list(plots.stage_curves([history], classifier.checkpoint.split).values()))
+        curves = plots.tile(list(plots.stage_curves([history], classifier.checkpoint.split).values()))
+        yield "curves", plots.titled(curves, f"Training of {shown}")
     if folder.predictions_csv.exists():
         confusion = read_predictions(folder.predictions_csv)
-        yield "confusion", plots.to_image(plots.confusion_matrix(confusion))
-        yield "per_class", plots.to_image(plots.class_accuracies(confusion.per_class()))
+        legend = "Number of test images; a cell is darker if it has a larger fraction of the images of its true class."
+        matrix = plots.to_image(plots.confusion_matrix(confusion))
+        yield "confusion", plots.titled(matrix, f"Confusion of {shown}", legend)
+        accuracies = plots.to_image(plots.class_accuracies(confusion.per_class()))
+        yield "per_class", plots.titled(accuracies, f"Test images of {shown}")
         if pairs := confusion.most_confused(_PAIRS):
             missing = Image.new("RGB", (1, 1), "lightgrey")
             rows = [
@@ -83,21 +89,58 @@ def _named_images(
                 ]
                 for images in pairs
             ]
-            yield "most_confused", plots.to_image(plots.image_rows(rows))
+            image = plots.to_image(plots.image_rows(rows))
+            yield "most_confused", plots.titled(image, f"Most confused classes of {shown}")
     else:
         print(f"no confusion matrix: {folder.path} contains no predictions.csv; an evaluation (mode=eval) writes it")
     images, views = centre_views(classifier, paths)
-    for kind, rows in plots.attention_rows(images, attention_to(classifier, views)).items():
-        yield f"{kind}_attention", plots.to_image(plots.image_rows(rows))
+    for kind, (stage, rows) in _attention(classifier, images, views, known).items():
+        title, legend = ATTENTION[kind]
+        yield f"{kind}_attention", plots.titled(plots.to_image(plots.image_rows(rows)), f"{title}: {stage}", legend)
     layers = tuple(classifier.checkpoint.aligned_layers) or aligned_layers(BackboneSettings(name=classifier.backbone))
-    maps = {title: network(views).maps for title, network in _networks(classifier, others, layers).items()}
+    maps = {caption: network(views).maps for caption, network in _networks(classifier, others, layers).items()}
     for index, layer in enumerate(layers):
-        of_layer = {title: of_network[index].cpu() for title, of_network in maps.items()}
-        yield f"activations_{layer}", plots.to_image(plots.image_rows(plots.activation_rows(images, of_layer)))
+        of_layer = {caption: of_network[index].cpu() for caption, of_network in maps.items()}
+        image = plots.to_image(plots.image_rows(plots.activation_rows(images, of_layer)))
+        legend = "One channel, that with the largest variance in the source. The maps of a row have one colour scale."
+        yield f"activations_{layer}", plots.titled(image, f"Activations of {layer}", legend)
 
 
-def _networks(classifier: Classifier, others: Sequence[Classifier], layers: Sequence[str]) -> dict[str, FrozenSource]:
-    """Title -> network: the pre-trained source, the networks to compare with, and that of the checkpoint.
+def _attention(
+    classifier: Classifier, images: Sequence[Image.Image], views: Tensor, known: Mapping[str, str]
+) -> dict[str, tuple[str, list[list[plots.Captioned]]]]:
+    """Kind of attention -> the stage that learned it, and its rows: of the checkpoint's stage, and of the one before.
+
+    The stage before is of the same run; if it cannot be used, a line reports why.
+    """
+    found: dict[str, tuple[str, list[list[plots.Captioned]]]] = {}
+    folder = classifier.path.absolute().parent.parent
+    before = StageFolder(folder.with_name("stage_1")).best
+    stages = [before, classifier.path] if folder.name == "stage_2" and before.exists() else [classifier.path]
+    for path in stages:
+        try:
+            stage = classifier if path == classifier.path else load_classifier(path, **known)
+            rows = plots.attention_rows(images, attention_to(stage, views))
+        except AFAError as error:
+            if path == classifier.path:
+                raise
+            print(f"no attention of stage one: {error}")
+            continue
+        found |= {kind: (", ".join(_caption(stage)), of_kind) for kind, of_kind in rows.items()}
+    return found
+
+
+def _caption(classifier: Classifier) -> tuple[str, str]:
+    """The run or file of a checkpoint, and its method and epoch."""
+    checkpoint = classifier.checkpoint
+    method = METHODS.get(checkpoint.method)
+    return stage_name(classifier.path), f"{method.label}, epoch {checkpoint.epoch}" if method else "released"
+
+
+def _networks(
+    classifier: Classifier, others: Sequence[Classifier], layers: Sequence[str]
+) -> dict[tuple[str, str], FrozenSource]:
+    """Caption -> network: the pre-trained source, the networks to compare with, and that of the checkpoint.
 
     Raises:
         CheckpointError: a network has another backbone or preprocessing.
@@ -106,15 +149,13 @@ def _networks(classifier: Classifier, others: Sequence[Classifier], layers: Sequ
     if classifier.checkpoint.settings:
         backbone = read_settings(classifier.checkpoint, classifier.path).backbone
     backbone = replace(backbone, aligned_layers=tuple(layers))
-    starts = {"source": source_start(backbone)}
+    starts = {("source", "before training"): source_start(backbone)}
     for other in (*others, classifier):
         if (other.backbone, other.preprocessing) != (classifier.backbone, classifier.preprocessing):
             message = f"its network, image size or preprocessing is not that of {classifier.path}"
             raise CheckpointError(f"{other.path}: {message}")
-        method = METHODS.get(other.checkpoint.method)
-        name = method.label if method else other.path.stem
-        titles = (f"{name} ({number})" if number > 1 else name for number in count(1))
-        starts[next(title for title in titles if title not in starts)] = Start(
-            other.checkpoint.model, str(other.path), with_head=True
-        )
-    return {title: build_source(backbone, start, {"maps"}, classifier.device) for title, start in starts.items()}
+        name, detail = _caption(other)
+        captions = ((f"{name} ({number})" if number > 1 else name, detail) for number in count(1))
+        caption = next(caption for caption in captions if caption not in starts)
+        starts[caption] = Start(other.checkpoint.model, str(other.path), with_head=True)
+    return {caption: build_source(backbone, start, {"maps"}, classifier.device) for caption, start in starts.items()}

@@ -58,6 +58,18 @@ class RunFolder:
         return StageFolder(path / f"stage_{stage}" if stages > 1 else path)
 
 
+def stage_name(checkpoint: Path) -> str:
+    """Name of the run of a checkpoint, with ``repeat_<n>`` and ``stage_<n>``; the file's name if it is in no run."""
+    folder = checkpoint.absolute().parent.parent
+    if StageFolder(folder).checkpoints.name != checkpoint.parent.name:
+        return checkpoint.stem
+    names = [folder.name]
+    while names[0].startswith(("repeat_", "stage_")):
+        folder = folder.parent
+        names.insert(0, folder.name)
+    return "/".join(names)
+
+
 def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Path:
     """Path of the checkpoint that ``pre_trained_path`` names.
 

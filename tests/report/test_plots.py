@@ -3,11 +3,13 @@
 import re
 import warnings
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -36,6 +38,33 @@ def is_complete(figure: Figure) -> bool:
     width, height = figure.get_size_inches()
     bounds = figure.get_tightbbox()
     return bool(min(bounds.x0, bounds.y0) > -0.01 and bounds.x1 < width + 0.01 and bounds.y1 < height + 0.01)
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(first: Sequence[float], second: Sequence[float]) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_and_lines_have_enough_contrast_in_light_and_dark():
+    style = Path(plots.__file__).with_name("style.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--(\w+): (#\w+)", scheme)) for scheme in re.findall(r":root {(.*?)}", style)]
+    assert len(schemes) == 2
+    assert (schemes[0]["ink"], schemes[0]["quiet"], schemes[0]["rule"]) == (plots._INK, plots._QUIET, plots._RULE)
+    confusion = Confusion([predict("a", "a")])
+    (cell,) = plots.confusion_matrix(confusion).axes[0].collections[0].get_facecolors()  # the darkest
+    for scheme in schemes:
+        ink, paper, quiet, soft = (to_rgb(scheme[name]) for name in ("ink", "paper", "quiet", "soft"))
+        darkest = cell[3] * cell[:3] + (1 - cell[3]) * np.array(paper)
+        for text, ground in ((ink, paper), (quiet, paper), (ink, soft), (quiet, soft), (ink, darkest)):
+            assert contrast(text, ground) >= 4.5
+        for line in (*plots.LINES, plots._BLUE):
+            assert contrast(to_rgb(line), paper) >= 3
 
 
 def predict(true: str, predicted: str, probability: float = 1.0) -> ClassifiedImage:
@@ -91,7 +120,12 @@ def test_many_classes_have_no_labels():
 def test_curves_are_complete(epochs, scale):
     names = ("train_top1", "top1", "classification", "loss", "alignment", "head_penalty", "total", "images_per_second")
     history = [
-        EpochRow(epoch=e, learning_rate=0.00075, entropies={"spatial_1": 0.9}, **dict.fromkeys(names, scale * e))
+        EpochRow(
+            epoch=e,
+            learning_rate=0.00075,
+            entropies={f"channel_{n}": 0.9 for n in range(1, 13)},
+            **dict.fromkeys(names, scale * e),
+        )
         for e in range(1, epochs + 1)
     ]
     unscored = EpochRow.from_dict({**history[0].to_dict(), "loss": float("inf"), "top1": float("nan")})
@@ -135,11 +169,28 @@ def test_bright_is_large():
 
 
 def test_weights_are_sorted_and_cross_the_line_of_uniform_attention():
-    pixels = np.asarray(plots.to_image(plots.sorted_weights(np.array([0.1, 0.6, 0.3]))))
+    pixels = np.asarray(plots.to_image(plots.sorted_weights(np.array([0.3, 1.8, 0.9]))))
     blue = (pixels == (37, 99, 235, 255)).all(axis=-1).sum(axis=0)
     assert (np.diff(blue) <= 0).all()
     assert blue[0] > 3 * blue[-1]
     assert pixels[0, -1, 3] == 0  # transparent: the paper of the page
+
+
+def test_a_title_is_above_its_image_and_complete():
+    image = Image.new("RGBA", (300, 40), (255, 0, 0, 255))
+    for title, note in (
+        ("a short title", ""),
+        ("a_name_of_a_run_" * 9 + " " + "a title " * 30 + HOSTILE[1], "a note " * 60),
+    ):
+        pixels = np.asarray(plots.titled(image, title, note))
+        height, width, _ = pixels.shape
+        assert width >= 4 * 200
+        heading = (pixels[: height - 40] < 128).all(axis=-1)
+        assert heading.any()
+        assert not heading[:4].any()
+        assert not heading[-4:].any()
+        assert not heading[:, -4:].any()
+        assert (pixels[-40:, :300] == (255, 0, 0)).all()
 
 
 def test_captions_are_multiples_of_uniform_attention():
@@ -147,20 +198,21 @@ def test_captions_are_multiples_of_uniform_attention():
     channel = LayerAttention("layer1", "channel", torch.full((1, 8), 1 / 8))
     rows = plots.attention_rows([Image.new("RGB", (8, 8))], [spatial, channel])
     assert [image[1:] for image in rows["spatial"][0]] == [("image", ""), ("layer1", "0.40 to 2.80")]
-    assert [image[1:] for image in rows["channel"][0]] == [("image", ""), ("layer1", "entropy 1.000")]
+    assert [image[1:] for image in rows["channel"][0]] == [("image", ""), ("layer1", "1.00 to 1.00, entropy 1.000")]
 
 
 def test_the_same_channel_of_all_networks_has_one_colour_scale():
     maps = torch.zeros(1, 3, 4, 4)
     maps[0, 1, 0, 0] = 1.0  # the only channel that varies
-    networks = {"source": maps, "same": maps, "twice": 2 * maps}
+    networks = {("source", ""): maps, ("run", "AST, epoch 2"): maps, ("run (2)", ""): 2 * maps}
     rows = plots.activation_rows([Image.new("RGB", (32, 32))], networks)
     assert rows[0][0][1:] == ("image", "channel 1")
     image = plots.to_image(plots.image_rows(rows)).convert("RGB")
-    step, top = plots.SIDE + 6, image.height - 6 - plots.SIDE
-    assert image.size == (4 * step + 6, top + step)
+    assert [shown[1:] for shown in rows[0][1:]] == list(networks)
+    step, top = plots.SIDE + 12, image.height - 12 - plots.SIDE
+    assert image.size == (4 * step + 12, top + step)
     source, same, twice = (
-        np.asarray(image)[top : top + plots.SIDE, 6 + step * column : step * (column + 1)] for column in (1, 2, 3)
+        np.asarray(image)[top : top + plots.SIDE, 12 + step * column : step * (column + 1)] for column in (1, 2, 3)
     )
     assert (source == np.asarray(rows[0][1].image)).all()
     assert (source == same).all()

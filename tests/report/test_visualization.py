@@ -7,6 +7,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from afa.command_line import main
+from afa.inference.classifier import load_classifier
+from afa.report.visualization import _networks
 from tests.conftest import ROOT
 
 LAYERS = [f"features.{block}.conv.2" for block in (5, 9, 13, 17)]
@@ -31,20 +33,30 @@ def test_every_plot_is_a_file_and_an_image_in_tensorboard(runs, tmp_path, capsys
     found = {file.stem: Image.open(file).size for file in (tmp_path / "out").glob("*.png")}
     wanted = {"curves", "confusion", "per_class", "most_confused", "spatial_attention"}
     assert set(found) == wanted | {f"activations_{layer}" for layer in LAYERS}
-    # Two rows of images of 160 pixels with gaps and captions: image, source, L2, AST; image and four layers.
-    assert found[f"activations_{LAYERS[0]}"] == (4 * 166 + 6, 2 * 192 + 6)
-    assert found["spatial_attention"] == (5 * 166 + 6, 2 * 192 + 6)
+    # Two rows of images of 320 pixels with gaps and captions, below the title: image, source, L2, AST; four layers.
+    for name, columns in ((f"activations_{LAYERS[0]}", 4), ("spatial_attention", 5)):
+        width, height = found[name]
+        assert width == columns * 332 + 12
+        assert 0 < height - (2 * 384 + 12) < 160
     events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
     assert set(events.Tags()["images"]) == set(found)
 
 
-def test_a_second_stage_shows_its_channels_and_existing_files_are_kept(runs, tmp_path, capsys):
+def test_two_stages_show_both_attentions_and_existing_files_are_kept(runs, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("x")
     assert visualize(runs, tmp_path, "pre_trained_path=afa", "images=1") == 0
-    assert (tmp_path / "out/channel_attention.png").exists()
+    found = {file.stem for file in (tmp_path / "out").glob("*_attention.png")}
+    assert found == {"spatial_attention", "channel_attention"}
     assert (tmp_path / "out.old-1/mine.txt").exists()
     assert "out.old-1" in capsys.readouterr().out
+
+
+def test_a_network_is_named_after_its_run(runs):
+    stage_two, stage_one, l2 = (load_classifier(path, outpath=str(runs)) for path in ("afa", "afa/stage_1", "l2"))
+    captions = list(_networks(stage_two, [stage_one, l2, l2], LAYERS))
+    names = [("source", "before training"), ("afa/stage_1", "AST, epoch"), ("l2", "L2, epoch"), ("l2 (2)", "L2, epoch")]
+    assert [(name, detail.rstrip(" 12")) for name, detail in captions] == [*names, ("afa/stage_2", "ACT, epoch")]
 
 
 def test_a_checkpoint_without_its_run_shows_the_input(runs, tmp_path, data_dir, capsys):
