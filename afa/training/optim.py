@@ -1,9 +1,10 @@
 """The optimiser, its parameter groups, and the learning rate schedules as pure functions (paper, section 5.1)."""
 
 import math
+from typing import Any
 
 import torch
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from afa.method.objectives import Objective
 from afa.networks.features import FeatureNetwork
@@ -30,12 +31,14 @@ def build_optimizer(
         # One kernel over all parameters; on a CPU the other two implementations take 2 to 4 times as long.
         fused=True,
     )
-    start_momentum(optimizer)
+    optimizer.register_step_pre_hook(start_momentum)
     return optimizer
 
 
-def start_momentum(optimizer: SGD) -> None:
+def start_momentum(optimizer: Optimizer, *step: Any) -> None:
     """Set a momentum that does not exist yet to 0, from which the first step computes the same bits as torch's.
+
+    Called before each step, with the arguments of the step, so that a resumed momentum is complete too.
 
     torch allocates the momentum of a fused first step without a value. If the gradient scaler skips that step, because
     its gradient overflows, the kernel writes no value either, and the next step would use what the memory contained.

@@ -11,7 +11,6 @@ from afa.machine.context import Context
 from afa.results.outcomes import EpochRow
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from afa.training.engine import Learner, TrainSums
-from afa.training.optim import start_momentum
 from afa.training.stage import Stage
 
 _RESTART = "overwrite=true starts again and keeps the old folder under another name"
@@ -123,7 +122,6 @@ def _restore(checkpoint: Checkpoint, learner: Learner, state: StageState, contex
     learner.target.network.load_state_dict(checkpoint.model)
     learner.objective.load_state_dict(checkpoint.attention)
     learner.optimizer.load_state_dict(training["optimizer"])
-    start_momentum(learner.optimizer)  # a checkpoint of an earlier version may have none
     learner.scaler.load_state_dict(training["scaler"])
     generators = [(training["generator"], training["cuda_generator"]), *training.get("other_generators", ())]
     if len(generators) == context.processes.size:  # otherwise dropout draws other numbers than before

@@ -7,7 +7,6 @@ from afa.config.settings import ComputeSettings
 from afa.errors import AFAError, ConfigError
 from afa.training.engine import train_step
 from afa.training.numerics import Precision
-from afa.training.optim import start_momentum
 from tests.learners import demo_learner
 
 CPU = torch.device("cpu")
@@ -73,7 +72,6 @@ def test_after_steps_that_overflow_in_fp16_the_first_step_is_that_of_plain_sgd(l
     optimizer = learner.optimizer
     if resumed:  # from a checkpoint of an earlier version, which had no momentum before the first step
         optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
-        start_momentum(optimizer)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     start = [parameter.detach().clone() for parameter in trained]
     step, overflows = first_accepted(learner)
@@ -89,7 +87,7 @@ def test_after_steps_that_overflow_in_fp16_the_first_step_is_that_of_plain_sgd(l
 
 def test_steps_in_fp32_have_the_bits_of_torchs_own_momentum(learner_with):
     own, torchs = learner_with(), learner_with()
-    torchs.optimizer.state.clear()
+    torchs.optimizer._optimizer_step_pre_hooks.clear()
     for learner in (own, torchs):
         steps(learner, 3)
     for one, other in zip(
