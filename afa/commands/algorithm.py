@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,4 +199,7 @@ def _summarise(settings: Settings, images: Images, repeats: list[list[StageResul
 
 
 def _describe_images(split: Split) -> dict[str, Any]:
-    return {"images": len(split.folder), "sha256": split.folder.fingerprint()}
+    folder = split.folder
+    counts = Counter(folder.classes[label] for label in folder.labels)
+    per_class = {name: counts[name] for name in folder.classes}
+    return {"images": len(folder), "per_class": per_class, "sha256": folder.fingerprint()}

@@ -1,12 +1,14 @@
 """``mode=export``: a trained network as one file for other programs, with metadata and a model card."""
 
+import json
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torchvision.models import get_model
@@ -16,7 +18,7 @@ from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from afa.errors import AFAError, ConfigError, one_line
 from afa.files import keep_old, replace_file, write_json, write_text
 from afa.inference.classifier import Classifier, load_classifier, read_classes
-from afa.inference.model_card import CARD, METADATA, card_text, metadata, torchvision_options
+from afa.inference.model_card import CARD, METADATA, as_strings, card_text, metadata, torchvision_options
 
 
 class Deployed(nn.Module):
@@ -58,7 +60,7 @@ def write_onnx(classifier: Classifier, path: Path) -> None:
         trace(classifier), dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False
     )
     assert program is not None  # it is None without dynamo
-    program.model.metadata_props.update(metadata(classifier))
+    program.model.metadata_props.update(as_strings(metadata(classifier)))
     program.save(path, external_data=False)
 
 
@@ -67,7 +69,9 @@ def write_safetensors(classifier: Classifier, path: Path) -> None:
     with torch.device("meta"):
         used = get_model(classifier.backbone, weights=None, **torchvision_options(classifier)).state_dict()
     state = classifier.target.network.state_dict()
-    save_file({name: state[name].contiguous().cpu() for name in used}, path, metadata=metadata(classifier))
+    tensors = {name: state[name].contiguous().cpu() for name in used}
+    # Not save_file: it makes a file that only its owner can read, whatever the umask.
+    path.write_bytes(save(tensors, metadata=as_strings(metadata(classifier))))
 
 
 FORMATS: dict[str, tuple[str, Callable[[Classifier, Path], None], tuple[str, ...]]] = {
@@ -79,7 +83,10 @@ FORMATS: dict[str, tuple[str, Callable[[Classifier, Path], None], tuple[str, ...
 
 
 def export(settings: ExportSettings) -> None:
-    """Write the network, its metadata as JSON and its model card to ``settings.output``; older files are kept.
+    """Write the network, its metadata as JSON and its model card to ``settings.output``.
+
+    The card covers all formats of the checkpoint that are in the folder. Files of another checkpoint and files that
+    would be replaced are renamed.
 
     Raises:
         AFAError: see its subclasses; also if a required package is not installed.
@@ -96,7 +103,13 @@ def export(settings: ExportSettings) -> None:
     )
     folder = Path(settings.output)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file
+    path, values = folder / file, metadata(classifier)
+    present = [name for name, *_ in FORMATS.values() if (folder / name).exists()]
+    older = [file]
+    if not _contains(folder / METADATA, json.dumps(values), json.loads):
+        older += [*present, METADATA]
+    if not _contains(folder / CARD, card_text(classifier, present)):
+        older.append(CARD)
     kept: list[str] = []
 
     def write(temporary: Path) -> None:
@@ -107,10 +120,20 @@ def export(settings: ExportSettings) -> None:
                 f"{path}: {classifier.backbone} cannot be exported to this format: {one_line(error)}"
             ) from error
         # Only now: a failed export must leave the older one as it is.
-        kept.extend(old.name for old in map(keep_old, (path, folder / METADATA, folder / CARD)) if old)
+        kept.extend(old.name for name in dict.fromkeys(older) if (old := keep_old(folder / name)))
 
     replace_file(path, write)
-    write_json(folder / METADATA, metadata(classifier))
-    write_text(folder / CARD, card_text(classifier, file))
-    older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
-    print(f"{path}: exported; classes and preprocessing are in {METADATA}, the model card is {CARD}{older}")
+    write_json(folder / METADATA, values)
+    write_text(
+        folder / CARD, card_text(classifier, [name for name, *_ in FORMATS.values() if (folder / name).exists()])
+    )
+    note = f"; the older files are kept as {', '.join(kept)}" if kept else ""
+    print(f"{path}: exported; classes and preprocessing are in {METADATA}, the model card is {CARD}{note}")
+
+
+def _contains(path: Path, text: str, parse: Callable[[str], Any] = str) -> bool:
+    """Whether a file contains ``text``, as far as ``parse`` distinguishes."""
+    try:
+        return bool(parse(path.read_text(encoding="utf-8")) == parse(text))
+    except (OSError, ValueError):
+        return False

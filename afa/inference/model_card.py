@@ -1,43 +1,64 @@
 """What a user of an exported network needs to know: metadata inside the file, and a model card in Markdown."""
 
+import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afa import __version__
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_side
-from afa.files import sha256
+from afa.errors import AFAError
+from afa.files import read_json, sha256
 from afa.inference.classifier import Classifier
+from afa.inference.trained_attention import read_settings
 from afa.method.catalogue import METHODS
 from afa.networks.backbones import row_of
+from afa.results.run_folder import find_run
 
 METADATA = "model.json"
 CARD = "README.md"
 
-_USE = {
-    "model.onnx": """\
-import json
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx")
-(logits,) = session.run(["logits"], {{"pixels": pixels}})  # pixels: uint8 (any number, 3, {size}, {size}), RGB
-classes = json.load(open("model.json"))["classes"]
-print(json.loads(classes)[logits[0].argmax()])
+_PIXELS = {
+    "default": """\
+edge = round((side - size) / 2)
+crops = [image.resize((side, side), Image.Resampling.BILINEAR).crop((edge, edge, edge + size, edge + size))]
 """,
-    "model.pt2": """\
-import torch
-
-network = torch.export.load("model.pt2").module()
-logits = network(pixels)  # pixels: uint8 tensor (any number, 3, {size}, {size}), RGB
-""",
-    "model.safetensors": """\
-import torchvision
-from safetensors.torch import load_file
-
-network = torchvision.models.get_model("{backbone}", weights=None, {options})
-network.load_state_dict(load_file("model.safetensors"))
-logits = network.eval()((pixels / 255 - mean) / std)  # pixels: float (any number, 3, {size}, {size}), RGB
+    "improved": """\
+width, height = (int(side * length / min(image.size)) for length in image.size)
+image = image.resize((width, height), Image.Resampling.BILINEAR)
+corners = [(x, y) for y in (0, height - size) for x in (0, width - size)]
+corners.append((round((width - size) / 2), round((height - size) / 2)))
+crops = [image.crop((x, y, x + size, y + size)) for x, y in corners]
+crops += [ImageOps.mirror(crop) for crop in crops]
 """,
 }
+_LOGITS = {
+    "model.onnx": (
+        "import onnxruntime",
+        """\
+session = onnxruntime.InferenceSession("model.onnx")
+(logits,) = session.run(["logits"], {"pixels": pixels})
+""",
+    ),
+    "model.pt2": (
+        "import torch",
+        """\
+network = torch.export.load("model.pt2").module()
+logits = network(torch.from_numpy(pixels))
+""",
+    ),
+    "model.safetensors": (
+        "import torch\nimport torchvision\nfrom safetensors.torch import load_file",
+        """\
+network = torchvision.models.get_model(model["backbone"], weights=None, OPTIONS).eval()
+network.load_state_dict(load_file("model.safetensors"))
+mean, std = (torch.tensor(model[name]).view(3, 1, 1) for name in ("mean", "std"))
+logits = network((torch.from_numpy(pixels) / 255 - mean) / std)
+""",
+    ),
+}
+"""Exported file -> imports, and code that computes the logits of the ``pixels``."""
+
 _SELECTED_ON = {
     "test": "This is the accuracy of the best epoch *on the test images*, as in the paper: the epoch was selected on "
     "the images that it is measured on, so the value is slightly optimistic.",
@@ -64,28 +85,81 @@ def torchvision_options(classifier: Classifier) -> dict[str, Any]:
     return options
 
 
-def metadata(classifier: Classifier) -> dict[str, str]:
-    """Classes and preprocessing as strings, the type of metadata in safetensors and ONNX files."""
+def metadata(classifier: Classifier) -> dict[str, Any]:
+    """Classes and preprocessing, as plain values for JSON."""
     preprocessing = classifier.preprocessing
     return {
         "made_by": f"AFA {__version__}",
         "backbone": classifier.backbone,
-        "classes": json.dumps(list(classifier.classes), ensure_ascii=False),
-        "image_size": str(preprocessing.image_size),
-        "resize_side": str(resize_side(preprocessing.image_size)),
+        "classes": list(classifier.classes),
+        "image_size": preprocessing.image_size,
+        "resize_side": resize_side(preprocessing.image_size),
         "data_aug": preprocessing.augmentation,
-        "mean": json.dumps(IMAGENET_MEAN),
-        "std": json.dumps(IMAGENET_STD),
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
         "checkpoint_sha256": sha256(classifier.path),
     }
 
 
-def card_text(classifier: Classifier, file: str) -> str:
-    """Markdown: the network, its accuracy and how it was selected, the input, and code that uses ``file``."""
+def as_strings(values: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of ONNX and safetensors files, which are strings: a list or number is written as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+
+
+def _use(classifier: Classifier, file: str) -> str:
+    """Code from an image file to the name of its class, with the exported ``file``."""
+    imports, logits = _LOGITS[file]
+    augmentation = classifier.preprocessing.augmentation
+    options = ", ".join(f"{name}={value}" for name, value in torchvision_options(classifier).items())
+    pillow = "Image, ImageOps" if augmentation == "improved" else "Image"
+    return f"""\
+import json
+import numpy as np
+{imports}
+from PIL import {pillow}
+
+model = json.load(open("model.json", encoding="utf-8"))
+side, size = model["resize_side"], model["image_size"]
+image = Image.open("photo.jpg").convert("RGB")
+{_PIXELS[augmentation]}pixels = np.stack(crops).transpose(0, 3, 1, 2)  # 8-bit, (crops, 3, size, size)
+{logits.replace("OPTIONS", options)}print(model["classes"][logits.mean(0).argmax()])
+"""
+
+
+def _data(classifier: Classifier) -> dict[str, str]:
+    """Name, sizes and class balance of the data, from the checkpoint and the ``result.json`` of its run."""
+    run, name, counts = find_run(classifier.path), "unknown", {}
+    with contextlib.suppress(AFAError):  # a released checkpoint contains no settings
+        name = f"`{read_settings(classifier.checkpoint, classifier.path).data.dataset}`"
+    if run:
+        with contextlib.suppress(AFAError):  # the checkpoint was moved, or its run is not finished
+            counts = read_json(run.result, lambda values: dict(values["data"]))
+    splits = {"train": "training", "test": "test"}
+    return {"data set": name, **{f"{split} images": _balance(counts.get(key)) for key, split in splits.items()}}
+
+
+def _balance(counts: Any) -> str:
+    """Number of images of a split, and those of its smallest and largest class."""
+    if not counts:
+        return "unknown"
+    sizes = sorted((size, name) for name, size in counts.get("per_class", {}).items())
+    if not sizes:  # a run of version 0.1.0
+        return f"{counts['images']}; the numbers of each class are unknown"
+    (low, fewest), (high, most) = sizes[0], sizes[-1]
+    return f"{counts['images']}; " + (
+        f"{low} of each class" if low == high else f"from {low} ({fewest}) to {high} ({most}) of a class"
+    )
+
+
+def card_text(classifier: Classifier, files: Sequence[str]) -> str:
+    """Markdown: the network, its data and accuracy, how it was selected, the input, and code that uses each file."""
     checkpoint, size = classifier.checkpoint, classifier.preprocessing.image_size
     method = METHODS[checkpoint.method].label if checkpoint.method in METHODS else "unknown"
-    options = ", ".join(f"{name}={value}" for name, value in torchvision_options(classifier).items())
-    use = _USE[file].format(size=size, backbone=classifier.backbone, options=options)
+    use = "\n\n".join(f"`{file}`:\n\n```python\n{_use(classifier, file)}```" for file in files)
+    data = "\n".join(f"| {name} | {value} |" for name, value in _data(classifier).items())
     split = checkpoint.split.replace("_", "-")
     top1 = f"{checkpoint.top1:.2f} % on the {split} images" if split else "unknown"
     names = ", ".join(classifier.classes[:20]) + (", ..." if len(classifier.classes) > 20 else "")
@@ -100,6 +174,7 @@ def card_text(classifier: Classifier, file: str) -> str:
 | trained with | {method} (attentive feature alignment, Xie et al., Neural Networks 138, 2021), AFA {__version__} |
 | top-1 | {top1} |
 | epoch | {checkpoint.epoch or "unknown"} |
+{data}
 | classes | {names} |
 | checkpoint | SHA-256 `{sha256(classifier.path)}` |
 
@@ -113,8 +188,9 @@ Scale the pixels to 0 to 1, subtract the mean ({mean}) and divide by the standar
 
 ## Use
 
-```python
-{use}```
+From an image file to the name of its class, in this folder:
+
+{use}
 
 On images unlike those it was trained on, the most likely class may be wrong with a high probability.
 An image of none of the classes is assigned one of them nevertheless.

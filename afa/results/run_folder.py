@@ -1,6 +1,7 @@
 """File names in the folder of a run, and the rule by which ``pre_trained_path`` finds a checkpoint. Needs no torch."""
 
 import glob
+import re
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -58,16 +59,21 @@ class RunFolder:
         return StageFolder(path / f"stage_{stage}" if stages > 1 else path)
 
 
+def find_run(checkpoint: Path) -> RunFolder | None:
+    """The run that wrote a checkpoint; None if the checkpoint is not in the folder of a run."""
+    folder = checkpoint.absolute().parent
+    if StageFolder(folder.parent).checkpoints != folder:
+        return None
+    folder = folder.parent
+    while re.fullmatch(r"(repeat|stage)_\d+", folder.name):
+        folder = folder.parent
+    return RunFolder(folder)
+
+
 def stage_name(checkpoint: Path) -> str:
     """Name of the run of a checkpoint, with ``repeat_<n>`` and ``stage_<n>``; the file's name if it is in no run."""
-    folder = checkpoint.absolute().parent.parent
-    if StageFolder(folder).checkpoints.name != checkpoint.parent.name:
-        return checkpoint.stem
-    names = [folder.name]
-    while names[0].startswith(("repeat_", "stage_")):
-        folder = folder.parent
-        names.insert(0, folder.name)
-    return "/".join(names)
+    run = find_run(checkpoint)
+    return str(checkpoint.absolute().parent.parent.relative_to(run.path.parent)) if run else checkpoint.stem
 
 
 def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Path:
