@@ -1,16 +1,17 @@
-"""Draw `framework.png`, the overview of the method's two stages.
+"""Draw `framework.png`, the overview of the method: one drawing of the networks, and what differs between its stages.
 
 Run `python docs/draw_framework.py`. The script requires matplotlib and imports nothing from this project.
 The same versions of matplotlib and Pillow write identical bytes.
 
-All lengths are in pixels of the README, where GitHub shows the image about 830 pixels wide. The file has twice this
-resolution. The y axis points downwards, and each panel has its own coordinates.
+All lengths are in pixels of a drawing of 900 by 450; GitHub shows it about 830 pixels wide. The file has twice this
+resolution. The y axis points downwards. The attention map and its bars are sketches, not results.
 """
 
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,62 +20,70 @@ from matplotlib.path import Path as Line
 from PIL import Image
 
 OUTPUT = Path(__file__).resolve().parents[1] / "framework.png"
-WIDTH, PANEL, BAND, FOOTER = 830, 398, 54, 66
+WIDTH, HEIGHT = 900, 450
 PIXELS_PER_INCH = 100
 POINT = 72 / PIXELS_PER_INCH  # matplotlib measures text and lines in points
-DOT: dict[str, Any] = {"markersize": 7 * POINT, "markeredgewidth": 0, "zorder": 3}
-TEXT, MATH, FORMULA = 12, 16, 18  # subscripts have 0.7 of the size: at least 11 px
+DOT: dict[str, Any] = {"markersize": 8 * POINT, "markeredgewidth": 0, "zorder": 3}
+TEXT, MATH, FORMULA = 12.5, 16, 18  # subscripts have 0.7 of the size: at least 11 px
 
 # Tints of the Okabe-Ito palette, which colour-blind readers can distinguish, also in greyscale.
 INK, MUTED, LINE = "#26323d", "#55626e", "#5b6873"
 Colours = tuple[str, str]  # face, edge
 SOURCE: Colours = ("#d3dee9", "#5f7f9c")
 TARGET: Colours = ("#fbdcb4", "#c8740a")
-ATTENTION: Colours = ("#e3f3ed", "#1b8466")
+SPATIAL: Colours = ("#e3f3ed", "#1b8466")
+CHANNEL: Colours = ("#e9e6f8", "#6a55b5")
 LOSS: Colours = ("#f6e6f0", "#a2568a")
-LOSS_INK, ATTENTION_INK, SOURCE_INK, TARGET_INK = "#7c3c69", "#116149", "#3f5f7d", "#a35b00"  # dark enough for text
+SPATIAL_INK, CHANNEL_INK = "#116149", "#4c3a94"  # dark enough for text
+LOSS_INK, SOURCE_INK, TARGET_INK = "#7c3c69", "#3f5f7d", "#a35b00"
 PLAIN, FRAME = ("#ffffff", "#5b6873"), ("#ffffff", "#d3d9df")
 
-BLOCKS = (184, 276, 368, 460)  # x of the centres of the four blocks
-TAPS = (230, 322, 414, 506)  # x of the aligned layer at the end of each block
-ATTENTION_Y, SOURCE_Y, DIFFERENCE_Y, TARGET_Y, TOTAL_Y = 84, 174, 232, 298, 363
-IMAGES_X, CLASSIFIER_X, LOSS_Y, LOSS_HEIGHT = 34, 567, 146, 204
-PENALTY, ENTROPY, ALIGNMENT = (537, 114), (660, 100), (772, 92)  # terms of the total loss: centre and width
-MODULE_RIGHT, LOSS_LEFT, LOSS_RIGHT = 534, 572, 818  # the attentive module and the difference end at MODULE_RIGHT
+BLOCKS = (122, 186, 250, 314)  # x of the centres of the four blocks
+TAPS = (154, 218, 282, 346)  # x of the aligned layer at the end of each block
+IMAGES_X, CLASSIFIER_X, RIGHT = 34, 394, 436  # RIGHT: end of the drawing of the networks
+SOURCE_Y, DIFFERENCE_Y, TARGET_Y, TOTAL_Y, BOTTOM = 104, 182, 260, 356, 396
+PENALTY, ENTROPY, ALIGNMENT = (130, 110), (257, 98), (380, 98)  # terms of the total loss: centre and width
+COLUMN = 212  # width of the column of a stage
 
 
 class Stage(NamedTuple):
-    """Content that differs between the two panels."""
+    """Content of the column of a stage; all other steps are the same in both."""
 
     title: str
-    attention: str
-    steps: tuple[str, ...]  # boxes of the attentive module
-    weight: str
+    left: float
+    colours: Colours
+    ink: str
+    source: str
+    classifier: str
+    picture: str
+    module: str
     loss: str
     summed_over: str
-    source_note: str
-    target_note: str
 
 
 STAGE_ONE = Stage(
-    title="Stage one: spatial attention (AST)",
-    attention="Spatial attention: one module for each aligned layer, trained",
-    steps=("mean over\nchannels", "FC\nHW → H", "ReLU", "FC\nH → HW", "softmax over\nHW positions"),
-    weight="$A$",
+    title="Stage one: AST",
+    left=458,
+    colours=SPATIAL,
+    ink=SPATIAL_INK,
+    source="the pre-trained network",
+    classifier="the classifier is new",
+    picture="attention $A$:\none weight for\neach position",
+    module="mean over channels, FC, ReLU, FC,\nsoftmax over the positions",
     loss=r"$\frac{1}{2}\,\sum_j\,(HW)^2\,A_j^2\;\Vert d_j\Vert^2$",
     summed_over="positions j",
-    source_note="pre-trained",
-    target_note="starts as the source, with a new classifier",
 )
 STAGE_TWO = Stage(
-    title="Stage two: channel attention (ACT)",
-    attention="Channel attention: one module for each aligned layer, trained",
-    steps=("flatten to\nC by HW", "FC\nHW → H", "ReLU", "FC\nH → 1", "+ bias per\nchannel", "softmax over\nC channels"),
-    weight="$a$",
+    title="Stage two: ACT",
+    left=684,
+    colours=CHANNEL,
+    ink=CHANNEL_INK,
+    source="the target of stage one",
+    classifier="with the classifier of stage one",
+    picture="attention $a$:\none weight for\neach channel",
+    module="each map: FC, ReLU, FC, + bias,\nsoftmax over the channels",
     loss=r"$\frac{1}{2}\,\sum_c\,C\,a_c\;\Vert d_c\Vert^2$",
     summed_over="channels c",
-    source_note="stage-one target",
-    target_note="starts as the stage-one target, classifier included",
 )
 
 
@@ -111,129 +120,128 @@ def draw_network(axes: Axes, y: float, *, colours: Colours) -> None:
     """Draw the path of the images through the four blocks, with a dot at each aligned layer."""
     axes.plot((BLOCKS[0], TAPS[-1]), (y, y), color=LINE, linewidth=1.4 * POINT, zorder=1)
     for number, (x, tap) in enumerate(zip(BLOCKS, TAPS, strict=True), start=1):
-        box(axes, x, y, size=(58, 34), colours=colours, text=f"block {number}")
+        box(axes, x, y, size=(38, 32), colours=colours, text=str(number))
         if number < len(BLOCKS):
-            arrow(axes, (tap, y), (x + 63, y))
+            arrow(axes, (tap, y), (x + 45, y))
         axes.plot(tap, y, "o", color=colours[1], **DOT)
 
 
-def draw_networks(axes: Axes, stage: Stage) -> None:
-    """Draw the frozen source above the trained target. Both take the same images."""
-    middle, left = (SOURCE_Y + TARGET_Y) / 2 + 2, IMAGES_X + 10
-    draw_images(axes, IMAGES_X, middle)
-    write(axes, IMAGES_X + 24, middle + 1, "images", ha="left")
-    rows = (  # the spaces leave room for the snowflake
-        (-20, SOURCE_Y, "Source network", "     frozen", stage.source_note, SOURCE, SOURCE_INK),
-        (19, TARGET_Y, "Target network", "trained", stage.target_note, TARGET, TARGET_INK),
-    )
-    for number, (start, y, name, state, note, colours, ink) in enumerate(rows):
-        arrow(axes, (IMAGES_X, middle + start), (IMAGES_X, y), (BLOCKS[0] - 29, y))
+def draw_networks(axes: Axes) -> None:
+    """Draw the frozen source above the trained target, and the difference of their maps, which both stages share."""
+    box(axes, (6 + RIGHT) / 2, (6 + BOTTOM) / 2, size=(RIGHT - 6, BOTTOM - 6), colours=FRAME)
+    write(axes, 18, 26, "Both stages: two networks, the same images", size=15, ha="left", weight="bold")
+    draw_images(axes, IMAGES_X, DIFFERENCE_Y)
+    write(axes, IMAGES_X, DIFFERENCE_Y + 25, "images", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    rows = ((-20, SOURCE_Y, SOURCE), (19, TARGET_Y, TARGET))
+    for start, y, colours in rows:
+        arrow(axes, (IMAGES_X, DIFFERENCE_Y + start), (IMAGES_X, y), (BLOCKS[0] - 19, y))
         draw_network(axes, y, colours=colours)
-        write(axes, left, y - 13, name, ha="left", weight="bold", color=ink)
-        write(axes, left, y + 14, state, ha="left")
-        write(axes, left, y + 30, note, ha="left", color=MUTED)
-        axes.plot(left + 3 + 11 * number, TOTAL_Y, "o", color=colours[1], **DOT)
-    write(axes, left - 1, SOURCE_Y + 14, "\N{SNOWFLAKE}", size=17, ha="left", color=SOURCE[1])
-    write(axes, left + 25, TOTAL_Y, "aligned layer, its map tapped", ha="left", color=MUTED)
-
-
-def draw_attention(axes: Axes, stage: Stage) -> None:
-    """Draw the attentive module as a chain of boxes. It only reads the maps of the source."""
-    left, width = IMAGES_X + 10, MODULE_RIGHT - IMAGES_X - 10
-    box(axes, left + width / 2, ATTENTION_Y, size=(width, 80), colours=ATTENTION)
-    write(axes, left + 12, ATTENTION_Y - 26, stage.attention, ha="left", color=ATTENTION_INK)
-    widths = [23 + 5.8 * max(map(len, text.splitlines())) for text in stage.steps]
-    gap = (width - 24 - sum(widths)) / (len(widths) - 1)
-    x, y = left + 12.0, ATTENTION_Y + 10
-    for number, (text, step) in enumerate(zip(stage.steps, widths, strict=True)):
-        box(axes, x + step / 2, y, size=(step, 42), colours=("#ffffff", ATTENTION[1]), text=text)
-        if number:
-            arrow(axes, (x - gap, y), (x, y), colour=ATTENTION[1])
-        x += step + gap
-
-
-def draw_alignment(axes: Axes, stage: Stage) -> None:
-    """Draw the maps of both networks, their difference and the attention weights, which enter the alignment loss."""
+    left = BLOCKS[0] - 19
+    write(axes, left, SOURCE_Y - 32, "Source", ha="left", weight="bold", color=SOURCE_INK)
+    write(axes, left + 56, SOURCE_Y - 32, "\N{SNOWFLAKE}", size=17, ha="left", color=SOURCE[1])
+    write(axes, left + 76, SOURCE_Y - 32, "frozen, four blocks", ha="left")
+    write(axes, left, TARGET_Y + 31, "Target", ha="left", weight="bold", color=TARGET_INK)
+    write(axes, left + 56, TARGET_Y + 31, "trained, starts as the source", ha="left")
     for tap in TAPS:
-        arrow(axes, (tap, SOURCE_Y), (tap, ATTENTION_Y + 40), colour=SOURCE[1])
-        arrow(axes, (tap, SOURCE_Y), (tap, DIFFERENCE_Y - 16), colour=SOURCE[1])
-        arrow(axes, (tap, TARGET_Y), (tap, DIFFERENCE_Y + 16), colour=TARGET[1])
-        write(axes, tap + 15, SOURCE_Y - 32, "$F_s$", size=MATH)
-        write(axes, tap + 15, TARGET_Y - 32, "$F_t$", size=MATH)
-    middle = (TAPS[0] + TAPS[-1]) / 2
-    box(axes, middle, DIFFERENCE_Y, size=(2 * (MODULE_RIGHT - middle), 32), colours=PLAIN)
-    write(axes, middle - 80, DIFFERENCE_Y, "$d = F_t - F_s$", size=MATH)
+        arrow(axes, (tap, SOURCE_Y), (tap, DIFFERENCE_Y - 15), colour=SOURCE[1])
+        arrow(axes, (tap, TARGET_Y), (tap, DIFFERENCE_Y + 15), colour=TARGET[1])
+        write(axes, tap - 15, SOURCE_Y + 35, "$F_s$", size=MATH)
+        write(axes, tap - 15, TARGET_Y - 35, "$F_t$", size=MATH)
+    middle = (left + CLASSIFIER_X) / 2 + 16
+    box(axes, middle, DIFFERENCE_Y, size=(2 * (RIGHT - 12 - middle), 30), colours=PLAIN)
+    write(axes, middle - 76, DIFFERENCE_Y, "$d = F_t - F_s$", size=MATH)
     write(axes, middle - 16, DIFFERENCE_Y, "at each aligned layer", ha="left")
-    for y, symbol, colour in ((ATTENTION_Y, stage.weight, ATTENTION[1]), (DIFFERENCE_Y, "$d$", LINE)):
-        arrow(axes, (MODULE_RIGHT, y), (LOSS_LEFT, y), colour=colour)
-        write(axes, (MODULE_RIGHT + LOSS_LEFT) / 2 - 2, y - 13, symbol, size=MATH)
-    x = (LOSS_LEFT + LOSS_RIGHT) / 2
-    box(axes, x, LOSS_Y, size=(LOSS_RIGHT - LOSS_LEFT, LOSS_HEIGHT), colours=LOSS)
-    write(axes, x, LOSS_Y - 74, "Alignment loss", weight="bold", color=LOSS_INK)
-    write(axes, x, LOSS_Y - 16, stage.loss, size=FORMULA)
-    notes = f"summed over the {stage.summed_over},\nadded up over the aligned layers,\nmean over the batch"
-    write(axes, x, LOSS_Y + 58, notes, color=MUTED)
 
 
 def draw_objective(axes: Axes) -> None:
     """Draw the classifier of the target and the three terms of the total loss."""
-    half, top = 37, TOTAL_Y - 16
-    arrow(axes, (TAPS[-1], TARGET_Y), (CLASSIFIER_X - half, TARGET_Y))
-    box(axes, CLASSIFIER_X, TARGET_Y, size=(2 * half, 38), colours=TARGET, text="classifier")
-    arrow(axes, (CLASSIFIER_X, TARGET_Y + 19), (CLASSIFIER_X, top))
-    write(axes, CLASSIFIER_X - 8, TARGET_Y + 32, "weights", ha="right", color=MUTED)
-    arrow(axes, (CLASSIFIER_X + half, TARGET_Y), (ENTROPY[0], TARGET_Y), (ENTROPY[0], top))
-    write(axes, ENTROPY[0] - 3, TARGET_Y - 12, "logits", ha="right", color=MUTED)
-    arrow(axes, (ALIGNMENT[0], LOSS_Y + LOSS_HEIGHT / 2), (ALIGNMENT[0], top))
-    write(axes, 470, TOTAL_Y, "total  =", ha="right", weight="bold", size=13)
+    top, bus = TOTAL_Y - 16, TARGET_Y + 54
+    arrow(axes, (TAPS[-1], TARGET_Y), (CLASSIFIER_X - 33, TARGET_Y))
+    box(axes, CLASSIFIER_X, TARGET_Y, size=(66, 32), colours=TARGET, text="classifier")
+    for x, start, text in ((ENTROPY[0], CLASSIFIER_X + 14, "logits"), (PENALTY[0], CLASSIFIER_X - 14, "weights")):
+        y = bus if text == "logits" else bus - 10
+        arrow(axes, (start, TARGET_Y + 16), (start, y), (x, y), (x, top))
+        write(axes, x + 6, top - 11, text, ha="left", color=MUTED)
+    write(axes, 68, TOTAL_Y, "total =", ha="right", weight="bold", size=13)
     terms = ((PENALTY, "β · head penalty"), (ENTROPY, "cross-entropy"), (ALIGNMENT, "α · alignment"))  # noqa: RUF001
     for number, ((x, width), text) in enumerate(terms):
         box(axes, x, TOTAL_Y, size=(width, 32), colours=LOSS, text=text)
         if number:
-            write(axes, x - width / 2 - 8, TOTAL_Y, "+", size=14)
+            write(axes, x - width / 2 - 9, TOTAL_Y, "+", size=14)
+
+
+def draw_map(axes: Axes, x: float, y: float, side: float) -> None:
+    """Draw an attention over 7 x 7 positions: the same image as at the input of the networks, under a grid."""
+    rows, columns = np.mgrid[0:7, 0:7]
+    weights = np.exp(-((rows - 3.6) ** 2 + (columns - 2.4) ** 2) / 5) + 0.5 * np.exp(
+        -((rows - 1) ** 2 + (columns - 5) ** 2) / 2
+    )
+    axes.imshow(weights, extent=(x, x + side, y + side, y), cmap="YlGn", vmin=-0.2, zorder=2)
+    for step in np.linspace(0, side, 8):
+        axes.plot(
+            (x + step, x + step), (y, y + side), (x, x + side), (y + step, y + step), color="white", lw=0.5, zorder=3
+        )
+
+
+def draw_bars(axes: Axes, x: float, y: float, side: float) -> None:
+    """Draw an attention over 12 channels as bars, and the line of uniform attention."""
+    weights = np.array([3, 7, 4, 2, 9, 5, 3, 6, 2, 4, 8, 3]) / 10
+    step = side / len(weights)
+    axes.bar(
+        x + step * (np.arange(len(weights)) + 0.5), -side * weights, 0.75 * step, y + side, color=CHANNEL[1], zorder=2
+    )
+    axes.plot((x, x + side), (y + side, y + side), color=CHANNEL_INK, linewidth=POINT)
+    axes.plot((x, x + side), (y + side * (1 - weights.mean()),) * 2, "--", color=MUTED, linewidth=POINT, zorder=3)
 
 
 def draw_stage(axes: Axes, stage: Stage) -> None:
-    box(axes, WIDTH / 2, PANEL / 2, size=(WIDTH - 6, PANEL - 6), colours=FRAME)
-    write(axes, 16, 22, stage.title, size=15, ha="left", weight="bold")
-    draw_alignment(axes, stage)
-    draw_attention(axes, stage)
-    draw_networks(axes, stage)
-    draw_objective(axes)
-
-
-def draw_band(axes: Axes) -> None:
-    """Draw the band between the stages: what stage two takes from stage one."""
-    arrow(axes, (60, 1), (60, BAND - 1), colour=TARGET[1], width=5)
-    text = "The target of stage one becomes the source (its backbone, frozen)\nand the start of the target of stage two"
-    write(axes, 84, BAND / 2, text, size=13, ha="left")
+    """Draw the column of a stage: where the source comes from, the attention, and the alignment loss."""
+    left, middle, side = stage.left, stage.left + COLUMN / 2, 76
+    box(axes, middle, (6 + BOTTOM) / 2, size=(COLUMN, BOTTOM - 6), colours=stage.colours)
+    write(axes, middle, 26, stage.title, size=15, weight="bold", color=stage.ink)
+    write(axes, middle, 52, "the source is")
+    write(axes, middle, 69, stage.source, weight="bold", color=stage.ink)
+    write(axes, middle, 87, stage.classifier, color=MUTED, size=11.5)
+    draw = draw_map if stage is STAGE_ONE else draw_bars
+    draw(axes, left + 16, 106, side)
+    write(axes, left + 106, 144, stage.picture, ha="left", color=stage.ink)
+    write(axes, middle, 212, f"from $F_s$, by a trained module:\n{stage.module}", color=MUTED, size=11.5)
+    write(axes, middle, 260, "alignment loss", weight="bold", color=LOSS_INK)
+    box(axes, middle, 304, size=(COLUMN - 20, 62), colours=("#ffffff", LOSS[1]))
+    write(axes, middle, 304, stage.loss, size=FORMULA)
+    write(axes, middle, 365, f"sum over {stage.summed_over} and layers,\nmean over the batch", color=MUTED, size=11.5)
 
 
 def draw_inference(axes: Axes) -> None:
     """Draw the network that inference uses."""
-    y = FOOTER / 2
-    box(axes, WIDTH / 2, y, size=(WIDTH - 6, FOOTER - 12), colours=FRAME)
-    write(axes, 16, y, "At inference: the target alone, no attention", size=13, ha="left", weight="bold")
-    draw_images(axes, 432, y)
-    arrow(axes, (455, y), (490, y))
-    box(axes, 545, y, size=(110, 34), colours=TARGET, text="four blocks")
-    arrow(axes, (600, y), (635, y))
-    box(axes, 675, y, size=(80, 34), colours=TARGET, text="classifier")
-    arrow(axes, (715, y), (750, y))
-    write(axes, 758, y, "class", ha="left")
+    y = (BOTTOM + HEIGHT) / 2 + 2
+    box(axes, WIDTH / 2, y, size=(WIDTH - 8, 44), colours=FRAME)
+    write(axes, 18, y, "At inference: the target alone, no attention", size=13, ha="left", weight="bold")
+    draw_images(axes, 452, y)
+    arrow(axes, (476, y), (520, y))
+    box(axes, 575, y, size=(110, 30), colours=TARGET, text="four blocks")
+    arrow(axes, (630, y), (675, y))
+    box(axes, 715, y, size=(80, 30), colours=TARGET, text="classifier")
+    arrow(axes, (755, y), (800, y))
+    write(axes, 808, y, "class", ha="left")
 
 
 def draw_figure() -> Figure:
-    heights = (PANEL, BAND, PANEL, FOOTER)
-    figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, sum(heights) / PIXELS_PER_INCH), facecolor="white")
-    edges = {"left": 0, "right": 1, "bottom": 0, "top": 1, "hspace": 0}
-    panels = figure.subplots(len(heights), height_ratios=heights, gridspec_kw=edges)
-    for axes, height in zip(panels, heights, strict=True):
-        axes.set(xlim=(0, WIDTH), ylim=(height, 0), xticks=(), yticks=(), frame_on=False)
-    draw_stage(panels[0], STAGE_ONE)
-    draw_band(panels[1])
-    draw_stage(panels[2], STAGE_TWO)
-    draw_inference(panels[3])
+    figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, HEIGHT / PIXELS_PER_INCH), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_networks(axes)
+    draw_objective(axes)
+    draw_stage(axes, STAGE_ONE)
+    draw_stage(axes, STAGE_TWO)
+    draw_inference(axes)
+    # The stages take maps and differences and give the loss; stage two takes the target of stage one.
+    arrow(axes, (TAPS[-1], SOURCE_Y), (STAGE_ONE.left, SOURCE_Y), colour=SOURCE[1])
+    arrow(axes, (RIGHT - 12, DIFFERENCE_Y), (STAGE_ONE.left, DIFFERENCE_Y))
+    arrow(axes, (STAGE_ONE.left, TOTAL_Y), (ALIGNMENT[0] + ALIGNMENT[1] / 2, TOTAL_Y), colour=LOSS[1])
+    write(axes, RIGHT + 10, SOURCE_Y - 14, "$F_s$", size=MATH)
+    write(axes, RIGHT + 10, DIFFERENCE_Y - 14, "$d$", size=MATH)
+    arrow(axes, (STAGE_ONE.left + COLUMN - 10, 26), (STAGE_TWO.left + 22, 26), colour=TARGET[1], width=5)
+    axes.set(xlim=(0, WIDTH), ylim=(HEIGHT, 0), xticks=(), yticks=(), frame_on=False, aspect="auto")
     return figure
 
 
