@@ -15,7 +15,7 @@ from afa.config.grid import Grid
 from afa.config.settings import Settings
 from afa.method.attention import ChannelAttention, SpatialAttention
 from afa.networks.build import build_network
-from afa.results.outcomes import Spread
+from afa.results.outcomes import Spread, format_markdown
 from afa.training.learner import aligned_shapes
 
 RUNS = 5
@@ -64,15 +64,14 @@ def table_title(table: str) -> str:
 def parameter_table(grid: Grid) -> str:
     """Markdown: millions of parameters of each network, of its spatial and of its channel modules (Table 6)."""
     published = published_parameters()
-    lines = [
-        "| network | parameters, million | four spatial modules | four channel modules | published |",
-        "|---|---|---|---|---|",
-    ]
+    header = ["network", "parameters, million", "four spatial modules", "four channel modules", "published"]
+    rows = []
     for network, settings in {cell.network: cell.first_seed for cell in grid.cells}.items():
-        counted = " | ".join(f"{count / 1e6:.3f}" for count in parameter_counts(settings))
+        counted = [f"{count / 1e6:.3f}" for count in parameter_counts(settings)]
         known = " / ".join(f"{count:.2f}" for count in published.get(network, ()))
-        lines.append(f"| {network} | {counted} | {known} |")
-    return "\n".join([f"# {grid.report.name}: the paper's Table 6, parameters", "", *lines, ""])
+        rows.append([network, *counted, known])
+    table = format_markdown(header, rows)
+    return "\n".join([f"# {grid.report.name}: the paper's Table 6, parameters", "", *table, ""])
 
 
 def parameter_counts(settings: Settings) -> tuple[int, int, int]:

@@ -11,17 +11,18 @@ from afa.config.grid import Grid
 from afa.files import write_csv, write_text
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
-from afa.results.outcomes import Spread, format_seconds, spread
+from afa.results.outcomes import Spread, format_markdown, format_seconds, spread
 from afa.results.run_folder import RunFolder
 
 ROUNDING = 0.05
 """The published deviations are rounded to 0.1, so 0.0 means at most this."""
 
 _NOTES = """\
-Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is not selected. *Best
-epoch* has the highest top-1 of all epochs on the images under *selected on*; with `test` it is selected on the test
-images, as in the paper. *Alpha* (held-out): the best of several on held-out training images. *Difference*: best epoch
-minus published; `!`: larger than two standard deviations of both together."""
+Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is
+not selected. *Best epoch* has the highest top-1 of all epochs on the images under *selected on*; with
+`test` it is selected on the test images, as in the paper. *Alpha* (held-out): the best of several on
+held-out training images. *Difference*: best epoch minus published; `!`: larger than two standard
+deviations of both together."""
 
 
 class TableRow(NamedTuple):
@@ -138,7 +139,7 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     columns = [name for name in (cells[0] if cells else ()) if any(row[name] for row in cells)]
     same = [name for name in ("network", "data set") if name in columns and len({row[name] for row in cells}) == 1]
     shown = [name for name in columns if name not in same]
-    table = [shown, ["---"] * len(shown), *([row[name] for name in shown] for row in cells)] if cells else []
+    table = format_markdown(shown, [[row[name] for name in shown] for row in cells]) if cells else []
 
     title = table_title(grid.grid.published)
     heading = f"{grid.report.name}: the paper's Table {grid.grid.published}, {title}" if title else grid.report.name
@@ -147,8 +148,13 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     broken = [f"- {run.problem}" for run in runs if run.state is State.BROKEN]
     lines = [f"# {heading}", ""]
     lines += [", ".join(f"{name}: {cells[0][name]}" for name in same), ""] if same else []
-    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in table]
-    lines += ["", f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.", "", _NOTES]
+    lines += [
+        *table,
+        "",
+        f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.",
+        "",
+        _NOTES,
+    ]
     lines += ["", "Left out, because they cannot be used:", "", *broken] if broken else []
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from afa.results.outcomes import format_seconds
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal
+_BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt}{postfix}"
+_COLUMNS = 100
+"""Width of the lines on a terminal; those of files are not broken."""
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Progress:
         self._earlier, self._text = self.done, ""
         self._bar = None
         if sys.stderr.isatty() and not self.quiet:
-            options = {"total": self.total, "initial": self.done, "desc": self.title, "unit": f" {self.unit}"}
+            options = {"total": self.total, "initial": self.done, "desc": self.title, "bar_format": _BAR}
             self._bar = tqdm(**options, leave=False, dynamic_ncols=True)
 
     def update(self, count: int) -> None:
@@ -51,19 +55,19 @@ class Progress:
         seconds, processed = now - self._started, self.done - self._earlier
         remaining = self.total - self.done + self.later
         left = f"{format_seconds(seconds * remaining / processed)} left" if processed else ""
-        status = "; ".join(text for text in (left, self._text) if text)
+        rate = f"{processed / seconds:.0f}/s" if processed and seconds else ""
+        status = ", ".join(text for text in (rate, left, self._text) if text)
         if self._bar is not None:
             self._bar.set_postfix_str(status, refresh=False)
             self._bar.update(count)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES and not self.quiet:
             # Not by tqdm: its carriage returns make one long line in a log file.
             self._last_line = now
-            rate = f"{processed / seconds:.0f}/s"
-            print(f"{self.title}: {self.done}/{self.total} {self.unit}, {rate}, {status}", flush=True)
+            print(f"{self.title}: {self.done}/{self.total} {self.unit}, {status}", flush=True)
         self.between()
 
     def show(self, text: str) -> None:
-        """Set the text after the time left, from the next update on."""
+        """Set the text after the time left, from the next update on. Up to 50 characters fit in a line."""
         self._text = text
 
     def __enter__(self) -> Self:
@@ -72,6 +76,14 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _break_lines(text: str) -> str:
+    """The text with line breaks at spaces where a line has more than ``_COLUMNS`` characters."""
+    wrapper = textwrap.TextWrapper(
+        _COLUMNS, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(line if len(line) <= _COLUMNS else wrapper.fill(line) for line in text.splitlines())
 
 
 class Journal:
@@ -97,7 +109,7 @@ class Journal:
     def log(self, text: str) -> None:
         """Write one or more lines to the terminal and to the file."""
         if not self._quiet:
-            tqdm.write(text)
+            tqdm.write(_break_lines(text) if sys.stdout.isatty() else text)
             sys.stdout.flush()
         for line in text.splitlines():
             self.note(line)

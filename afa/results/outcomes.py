@@ -139,6 +139,14 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
+def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns are also aligned as text."""
+    cells = [[cell.replace("|", "/") for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in cells]
+
+
 def results_table(repeats: Sequence[Sequence[StageResult]]) -> str:
     """One row for each stage, over the results of the stages of all ``repeats``: accuracies and speed."""
     rows = [

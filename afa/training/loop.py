@@ -143,7 +143,8 @@ class StepObserver:
         if state.step % stage.settings.run.print_freq == 0 or state.step == self._steps:
             top1 = state.sums.means(self.context.processes.mean).top1
             text = f"{step.describe()}, train top-1 {top1:.2f} %"
-            self._bar.show(text)
+            losses = step.losses
+            self._bar.show(f"cls {losses.classification:.3g}, align {losses.alignment:.3g}, top-1 {top1:.1f} %")
             self._measure_speed()
             self.context.journal.note(
                 f"{self._where} step {state.step}/{self._steps}: {text}, {self._images_per_second:.1f} images/s"
@@ -207,11 +208,11 @@ class StepObserver:
 def _log_epoch(stage: Stage, context: Context, history: list[EpochRow], *, is_best: bool) -> None:
     """Print the metrics of the last epoch, and once per stage warn of an attention that has collapsed."""
     *earlier, row = history
-    scored = f"{stage.splits.selected_on} top-1 {row.top1:.2f} %{' (best)' if is_best else ''}, "
-    context.journal.log(
-        f"{stage.title} epoch {row.epoch}/{stage.epochs}: classification {row.classification:.3f}, "
-        f"alignment {row.alignment:.4g}, train top-1 {row.train_top1:.2f} %, "
-        f"{scored if row.is_scored else ''}{row.images_per_second:.0f} images/s"
+    best = " (best)" if is_best else ""
+    scored = f", {stage.splits.selected_on} {row.top1:.2f} %{best}" if row.is_scored else ""
+    context.journal.log(  # at most 100 characters: the accuracies are top-1
+        f"{stage.title} epoch {row.epoch}/{stage.epochs}: cls {row.classification:.3f}, align {row.alignment:.4g}, "
+        f"train {row.train_top1:.2f} %{scored}, {row.images_per_second:.0f} images/s"
     )
     for name, entropy in row.entropies.items():
         if entropy < COLLAPSED and not any(before.entropies[name] < COLLAPSED for before in earlier):

@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
 from afa.command_line import main
 from afa.results import journal
@@ -34,7 +35,7 @@ def test_without_a_terminal_a_line_reports_count_speed_and_time_left(clock, caps
         clock[0] += 9
         bar.update(10)
     # 20 images in 10 seconds; 60 of this epoch and 100 of the next are left.
-    line = "AST epoch 2/3: 40/100 images, 2/s, 80 s left; total 1.5, train top-1 40.00 %\n"
+    line = "AST epoch 2/3: 40/100 images, 2/s, 80 s left, total 1.5, train top-1 40.00 %\n"
     assert capsys.readouterr().out == line
 
 
@@ -46,9 +47,42 @@ def test_on_a_terminal_a_bar_reports_the_same(clock, capsys, monkeypatch):
         clock[0] += 10
         time.sleep(0.2)  # tqdm has its own clock, and draws ten times a second
         bar.update(20)
-    for text in ("AST epoch 2/3", "40/100", "80 s left; train top-1 40.00 %"):
+    for text in ("AST epoch 2/3", "40/100", "80 s left, train top-1 40.00 %"):
         assert text in terminal.getvalue()
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("columns", [70, 100, 110])
+def test_a_bar_keeps_its_width_and_its_line_fits(columns, clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(journal, "tqdm", lambda **o: tqdm(**{**o, "ncols": columns, "dynamic_ncols": False}))
+    with Progress("AST epoch 12/24", 12000, later=100) as bar:
+        for _ in range(3):
+            bar.show("cls 2.46, align 1.19e+03, top-1 40.0 %")
+            clock[0] += 10
+            time.sleep(0.11)  # tqdm has its own clock
+            bar.update(4000)
+    lines = [line for line in terminal.getvalue().split("\r") if "|" in line]
+    assert len(lines) >= 3
+    assert {line.index("|", line.index("|") + 1) - line.index("|") for line in lines} == {11}
+    assert max(map(len, lines)) <= columns
+    if columns >= 100:
+        assert lines[-1].rstrip().endswith("top-1 40.0 %")
+
+
+def test_lines_are_broken_on_a_terminal_alone(tmp_path, monkeypatch):
+    for terminal in (Terminal(), io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", terminal)
+        Journal(tmp_path / "experiment.log").log(f"{'word ' * 30}{'x' * 120}\na  table")
+        lines = terminal.getvalue().splitlines()
+        assert lines[-1] == "a  table"
+        if terminal.isatty():
+            assert len(lines[0]) <= 100
+            assert lines[1].startswith("    word")
+            assert lines[-2] == "    " + "x" * 120
+        else:
+            assert len(lines) == 2
 
 
 def test_what_stops_the_work_is_asked_after_each_update(tmp_path):
@@ -98,5 +132,5 @@ def test_a_run_that_is_not_quiet_prints_its_epochs_and_its_result(words, capsys,
     monkeypatch.setattr(journal, "_SECONDS_BETWEEN_LINES", 0.0)
     assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "print_freq=1"]) == 0
     out = capsys.readouterr().out
-    for text in ("AST epoch 1/2: 4/12 images, ", " left; classification ", "AST testing: 9/9 images", "best top-1 %"):
+    for text in ("AST epoch 1/2: 4/12 images, ", " left, cls ", "AST testing: 9/9 images", "best top-1 %"):
         assert text in out
