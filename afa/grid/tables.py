@@ -18,11 +18,11 @@ ROUNDING = 0.05
 """The published deviations are rounded to 0.1, so 0.0 means at most this."""
 
 _NOTES = """\
-Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch* is
-not selected. *Best epoch* has the highest top-1 of all epochs on the images under *selected on*; with
-`test` it is selected on the test images, as in the paper. *Alpha* (held-out): the best of several on
-held-out training images. *Difference*: best epoch minus published; `!`: larger than two standard
-deviations of both together."""
+Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch*
+is not selected. *Best epoch* has the highest top-1 of all epochs on the images under *selected
+on*; with `test` it is selected on the test images, as in the paper. *Alpha* (held-out): the best
+of several on held-out training images. *Difference*: best epoch minus published; `!`: larger than
+two standard deviations of both together."""
 
 
 class TableRow(NamedTuple):
