@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
     "method/catalogue.py",
     "networks/backbones.py",
     "data/folders.py",
+    "data/walk.py",
     "data/published.py",
     "results/run_folder.py",
     "results/outcomes.py",

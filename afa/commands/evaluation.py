@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 
 from afa.commands.image_reader import ImageReader
-from afa.config.settings import Settings
+from afa.config.settings import DataSettings, Settings
 from afa.data.loaders import TestLoader
 from afa.errors import AFAError
+from afa.fields import setting_fields
 from afa.files import sha256
 from afa.machine.context import Context
 from afa.networks.features import FeatureNetwork
@@ -36,12 +37,13 @@ def prepare_evaluation(settings: Settings, path: Path, context: Context) -> Eval
         AFAError: it was trained on images of another size or preprocessing.
     """
     checkpoint, data = load_checkpoint(path), settings.data
-    trained, asked = (checkpoint.image_size, checkpoint.augmentation), (data.image_size, data.augmentation)
-    if checkpoint.image_size and trained != asked:  # a released checkpoint does not store its preprocessing
-        raise AFAError(
-            f"{path}: trained with image_size = {trained[0]}, data_aug = {trained[1]}; "
-            f"the config has {asked[0]}, {asked[1]}"
-        )
+    different = [
+        f"{key} = {getattr(checkpoint, f.name)}, now {getattr(data, f.name)}"
+        for key, f in setting_fields(DataSettings).items()
+        if hasattr(checkpoint, f.name) and getattr(checkpoint, f.name) != getattr(data, f.name)
+    ]
+    if checkpoint.image_size and different:  # a released checkpoint does not store its preprocessing
+        raise AFAError(f"{path}: trained with another preprocessing ({'; '.join(different)}); change the config")
     reader = ImageReader(data, context)
     split = reader.read_test()
     context.processes.check_counts({"test images": len(split.folder)})

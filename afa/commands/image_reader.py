@@ -1,12 +1,13 @@
 """Reads the images of a run: training, held-out and test split, decoded once if memory or disk permits."""
 
+import itertools
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from afa.config.settings import DataSettings, Settings
 from afa.data.disk_cache import DiskCache, MakeCanvas
@@ -20,9 +21,10 @@ from afa.data.folders import (
     scan_split,
     without,
 )
-from afa.data.images import available_memory, load_canvases
+from afa.data.images import available_memory, describe_lost_pixels, load_canvases
 from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
+from afa.data.walk import find_copies
 from afa.errors import DataError
 from afa.machine.context import Context
 
@@ -48,8 +50,10 @@ class ImageReader:
 
     def __init__(self, settings: DataSettings, context: Context) -> None:
         self.root = Path(settings.root) / settings.dataset
-        self.preprocessing = Preprocessing(settings.image_size, settings.augmentation)
-        self._settings, self._journal = settings, context.journal
+        self.preprocessing = Preprocessing(
+            settings.image_size, settings.augmentation, settings.background, settings.grey_range
+        )
+        self._settings, self._journal, self._described = settings, context.journal, set[Path]()
         self._processes = context.processes.local_size  # all of them read the same images on this machine
         self._workers = max((os.cpu_count() or 1) // self._processes, 1)
 
@@ -69,6 +73,7 @@ class ImageReader:
         return self._read(folder, self.preprocessing.test_canvas)
 
     def _read(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
+        self._describe(folder)
         on_disk = self._settings.cache == "disk"
         keep = on_disk or self._fits_memory(len(folder))
         skip = self._settings.bad_images == "skip"
@@ -83,11 +88,12 @@ class ImageReader:
                     f"{self._settings.dataset}-{folder.root.name}",
                     paths=folder.paths,
                     make_canvas=make_canvas,
-                    recipe=f"{self.preprocessing}.{make_canvas.__name__}",
+                    recipe=f"{self.preprocessing.recipe}.{make_canvas.__name__}",
                 ).open(workers=self._workers, on_progress=advance, log=self._journal.log, keep_if_bad=skip)
             else:
+                one_pixel = lambda image: make_canvas(image).reshape(-1)[:1]  # noqa: E731 (only checks the image)
                 canvases, bad = load_canvases(
-                    folder.paths, make_canvas if keep else _no_canvas, workers=self._workers, on_progress=advance
+                    folder.paths, make_canvas if keep else one_pixel, workers=self._workers, on_progress=advance
                 )
         if bad and not skip:
             advice = "repair or remove them, or set bad_images=skip"
@@ -97,6 +103,14 @@ class ImageReader:
             self._journal.log("\n".join([*lines, f"continuing without {len(bad)} bad images"]))
             folder = without(folder, {folder.paths[index] for index in bad})
         return Split(folder, canvases if keep else None)
+
+    def _describe(self, folder: ImageFolder) -> None:
+        """Log once what a user should know about the folder of a split."""
+        if folder.root not in self._described:
+            self._described.add(folder.root)
+            lost = describe_lost_pixels(folder.paths, self.preprocessing.background, self.preprocessing.grey_range)
+            for line in (*folder.notes, *(f"{folder.root}: {line}" for line in lost)):
+                self._journal.log(line)
 
     def _fits_memory(self, images: int) -> bool:
         if self._settings.cache == "none":
@@ -110,11 +124,6 @@ class ImageReader:
             f"({free / 1e9:.1f} GB): decoding them at each use instead; cache=disk keeps them on the disk"
         )
         return False
-
-
-def _no_canvas(image: Image.Image) -> np.ndarray:
-    """Nothing to keep: the image only has to be decodable."""
-    return np.zeros(1, np.uint8)
 
 
 class Images:
@@ -140,8 +149,21 @@ class Images:
             if missing:
                 context.journal.log(missing)
             self.held_out = self._reader.read_held_out(held_out)
+        if context.processes.is_main:
+            self._describe_copies(context.journal.log)
         self.splits = lru_cache(maxsize=1)(self._splits)
         """Splits of a repeat, counted from 1; all its stages hold out the same images, whatever their seeds."""
+
+    def _describe_copies(self, log: Callable[[str], None]) -> None:
+        """Log how many images of a split are also in another one."""
+        splits = {"test": self.test, "held-out": self.held_out, "training": self.train}
+        folders = {name: split.folder for name, split in splits.items() if split}
+        for (name, folder), (other, rest) in itertools.combinations(folders.items(), 2):
+            if copies := find_copies(folder.paths, rest.paths):
+                log(
+                    f"{self._reader.root}: {len(copies)} of the {len(folder)} {name} images are also {other} images, "
+                    f"so the {name} accuracy is too high; for example {' and '.join(map(str, copies[0]))}"
+                )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -57,6 +57,16 @@ class DataSettings:
         default="",
         pattern=r"(?!\.)[^/\\]*",
     )
+    background: str = setting(
+        "colour behind transparent pixels: black, white or #rrggbb; empty: ignore transparency, as torchvision does",
+        default="",
+        pattern=r"(black|white|#[0-9a-fA-F]{6})?",
+    )
+    grey_range: str = setting(
+        "<low>..<high>: levels of 16-bit grey images that become black and white",
+        default="0..65535",
+        pattern=r"-?\d{1,9}\.\.-?\d{1,9}",
+    )
     bad_images: str = setting(
         "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
     )

@@ -139,7 +139,7 @@ class Task(NamedTuple):
 
 def _check_together(checked: Mapping[str, Any], problems: Problems) -> None:
     """Check values that passed their own checks against each other and the file system; keys may be missing."""
-    if checked.get("input") and not matching(checked["input"]):
+    if checked.get("input") and not matching(checked["input"])[0]:
         problems.add("input", f"no such image or folder, and no file matches it as a pattern: {checked['input']}")
     dataset = checked.get("prepare")
     for key, known in _DATA_SETS_OF.items():

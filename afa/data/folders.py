@@ -1,30 +1,39 @@
 """Image folders ``<root>/{train,test}/<class>/*``, optionally also ``val``: paths, labels and class names."""
 
+import contextlib
 import difflib
 import hashlib
 import itertools
 import os
 import random
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from afa.data.images import FORMATS
+from afa.data.walk import Walk
 from afa.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 VALIDATION = ("val", "valid", "validation")
 """Names of a folder with validation images."""
+_MOST_SPLITS = 10  # more folders that contain the same folders are classes
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images below ``root`` with their labels: ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``."""
+    """Images below ``root`` with their labels: ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``.
+
+    ``notes`` are lines for the user about the folder; ``linked``: an image may have several paths.
+    """
 
     root: Path
     paths: tuple[Path, ...] = field(repr=False)
     labels: tuple[int, ...] = field(repr=False)
     classes: tuple[str, ...] = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    linked: bool = field(default=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,8 +101,11 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
         except DataError as error:
             problems += error.lines
     if problems:
+        if not splits and not any((root / name).exists() for name in ("train", "test")):
+            problems.append(f"{root}: if its folders are classes, prepare=from_folder archive={root} splits them")
         raise DataError(problems)
     train, test = splits
+    _check_links(train, test)
     if train.classes != test.classes:
         name = test.root.name
         only = {"train": set(train.classes) - set(test.classes), name: set(test.classes) - set(train.classes)}
@@ -113,7 +125,7 @@ def scan_held_out(root: Path, classes: Sequence[str]) -> ImageFolder:
     if others:
         raise DataError(f"{root}: has classes that train does not have: {_first_few(others)}")
     labels = [classes.index(name) for name in found.classes]
-    return ImageFolder(root, found.paths, tuple(labels[label] for label in found.labels), tuple(classes))
+    return replace(found, labels=tuple(labels[label] for label in found.labels), classes=tuple(classes))
 
 
 def missing_classes(folder: ImageFolder) -> str:
@@ -127,25 +139,100 @@ def scan_split(root: Path) -> ImageFolder:
     """List the images of the class folders in ``root``: classes in the order of names, images of relative paths.
 
     As in torchvision's ImageFolder, nested folders belong to their class, and links are followed.
-    Hidden names are skipped. An image is recognised by its extension, in upper or lower case.
+    ``Walk`` decides which files are images.
 
     Raises:
-        DataError: folders that are missing, unreadable or without images, one line each.
+        DataError: folders that are missing, unreadable, without images or not classes, and images that are in
+            several classes; one line each.
     """
     if not root.is_dir():
         raise DataError(_explain_missing(root))
-    try:
-        classes = _subfolders(root)
-    except OSError as error:
-        raise DataError(f"{root}: cannot be read: {error.strerror}") from None
-    if not classes:
+    walk = Walk()
+    folders, loose = walk.list_folder(root)
+    walk.ignored["next to the class folders"] += len(loose)
+    if not folders and not walk.problems:
         raise DataError(f"{root}: no class folder in it; expected {root / '<class>' / '*'}")
-    problems: list[str] = []
-    images = [_find_images(root / name, problems) for name in classes]
-    if problems:
-        raise DataError(problems)
-    labels = tuple(label for label, found in enumerate(images) for _ in found)
-    return ImageFolder(root, tuple(itertools.chain(*images)), labels, tuple(classes))
+    images: dict[Path, list[Path]] = {}
+    for folder in folders:
+        before, known = Counter(walk.ignored), len(walk.problems)
+        images[folder] = walk.find_images(folder)
+        if not images[folder] and len(walk.problems) == known:
+            others = _first_few(walk.ignored - before)
+            contents = f"; ignored files: {others}" if others else ""
+            walk.problems.append(f"{folder}: no image in this class ({', '.join(FORMATS)}){contents}")
+    if walk.problems:
+        raise DataError(walk.problems)
+    found = ImageFolder(
+        root,
+        tuple(itertools.chain(*images.values())),
+        tuple(label for label, own in enumerate(images.values()) for _ in own),
+        tuple(folder.name for folder in folders),
+        notes=(*walk.describe(root), *_check_layout(root, images)),
+        linked=walk.linked,
+    )
+    _check_links(found)
+    return found
+
+
+def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str]:
+    """A line about class folders that contain several folders and no image themselves, if there are any.
+
+    Raises:
+        DataError: they are not classes, but splits, or a folder of the classes.
+    """
+    nested = {
+        folder: _first_names(folder, paths)
+        for folder, paths in images.items()
+        if not any(path.parent == folder for path in paths)
+    }
+    if len(images) == len(nested) == 1:
+        ((folder, names),) = nested.items()
+        (paths,) = images.values()
+        while len(names) == 1 and not any(path.parent == folder / names[0] for path in paths):
+            folder /= names[0]
+            names = _first_names(folder, paths)
+        raise DataError(
+            f"{root}: its only folder, {next(iter(nested)).name}, contains no image itself; the classes seem to be in "
+            f"{folder} ({_first_few(names)}): move them to {root}, or use {folder} instead"
+        )
+    counts = Counter(itertools.chain(*nested.values()))
+    shared = {name for name, count in counts.items() if count > 1}
+    titles = _first_few(folder.name for folder in nested)
+    if (
+        len(shared) > 1
+        and len(images) <= _MOST_SPLITS
+        and 2 * len(nested) >= len(images)
+        and all(2 * len(shared & set(names)) > len(names) for names in nested.values())
+    ):
+        raise DataError(
+            f"{root}: {titles} are not classes: they contain the same folders ({_first_few(shared)}) and no image "
+            f"themselves; if they are splits, name them train and test, and train with target_data_dir={root.parent} "
+            f"target_dataset={root.name}; otherwise move the images of each class to its own folder"
+        )
+    several = [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]
+    return [f"{root}: one class each, although they contain only folders: {_first_few(several)}"] if several else []
+
+
+def _first_names(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Names of the files and folders in ``folder`` on the way to the images ``paths``."""
+    return sorted({path.relative_to(folder).parts[0] for path in paths})
+
+
+def _check_links(*folders: ImageFolder) -> None:
+    """Raise DataError if an image is in several classes, by a link or a hard link."""
+    if not any(folder.linked for folder in folders):
+        return
+    first: dict[tuple[int, int], tuple[str, Path]] = {}
+    twice = []
+    for folder in folders:
+        for path, label in zip(folder.paths, folder.labels, strict=True):
+            with contextlib.suppress(OSError):  # reported when the image is read
+                status, name = path.stat(), folder.classes[label]
+                other, before = first.setdefault((status.st_dev, status.st_ino), (name, path))
+                if other != name:
+                    twice.append(f"{before} and {path}")
+    if twice:
+        raise DataError(f"one file in two classes, by a link: {twice[0]} ({len(twice)} such files); remove the links")
 
 
 def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
@@ -182,52 +269,22 @@ def without(folder: ImageFolder, bad: Collection[Path]) -> ImageFolder:
     return rest
 
 
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _find_images(folder: Path, problems: list[str]) -> list[Path]:
-    """The images below a class folder in the order of paths; appends to ``problems`` if there are none."""
-    before = len(problems)
-    found: list[Path] = []
-    others: set[str] = set()
-    seen: set[str] = set()
-
-    def note(error: OSError) -> None:
-        problems.append(f"{error.filename}: cannot be read: {error.strerror}")
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        real = os.path.realpath(parent)
-        if real in seen:  # a link to a parent folder would be followed forever
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in (name for name in files if not name.startswith(".")):
-            if name.lower().endswith(EXTENSIONS):
-                found.append(Path(parent, name))
-            else:
-                others.add(Path(name).suffix or name)
-    if not found and len(problems) == before:
-        contents = f"; it contains {_first_few(others)} files" if others else ""
-        problems.append(f"{folder}: no image in this class ({' '.join(EXTENSIONS)}){contents}")
-    return sorted(found, key=str)  # Path objects would sort by their components
-
-
 def _explain_missing(folder: Path) -> str:
     """Why ``folder`` is not a folder, which folders are next to it, and which of them may be meant."""
     if folder.exists():
         return f"{folder}: not a folder"
     if not folder.parent.is_dir():
         return f"{folder}: no such folder; {folder.parent} does not exist either"
-    try:
-        siblings = _subfolders(folder.parent)
-    except OSError as error:
-        return f"{folder}: no such folder; {folder.parent} cannot be read: {error.strerror}"
+    walk = Walk()
+    found, _ = walk.list_folder(folder.parent)
+    if walk.problems:
+        return f"{folder}: no such folder; {walk.problems[0]}"
+    siblings = [path.name for path in found]
     by_lower = {name.lower(): name for name in siblings}
     close = difflib.get_close_matches(folder.name.lower(), by_lower, n=1)
     meant = f", did you mean '{by_lower[close[0]]}'?" if close else ""
+    if deeper := [path for path in found if (path / folder.name).is_dir()]:
+        meant = f", but {deeper[0] / folder.name}: use target_data_dir={folder.parent} target_dataset={deeper[0].name}"
     return f"{folder}: no such folder{meant} (next to it: {_first_few(siblings) if siblings else 'no folder'})"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -18,13 +19,27 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # JPEG includes 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a GiB as RGB; Pillow only warns
 _CHUNK = 32  # images per task: few enough for a steady progress bar, enough to hide the cost of a task
 _MEMINFO = Path("/proc/meminfo")
+GREY_RANGE = "0..65535"
+_SAMPLE = 100  # images of a split whose pixels are examined
+_FLAT = 0x4000  # 16-bit images whose levels differ by less use less than a quarter of the range
 MakeCanvas = Callable[[Image.Image], np.ndarray]
-"""RGB image -> uint8 array, see ``Preprocessing`` in ``data/transforms.py``."""
+"""Decoded image -> uint8 array, see ``Preprocessing`` in ``data/transforms.py``."""
 
 
 def read_canvas(path: Path, make_canvas: MakeCanvas) -> np.ndarray:
-    """``make_canvas`` of the image at ``path``. Raises DataError, one line, if it cannot be used."""
-    image = read_image(path)
+    """``make_canvas`` of the decoded image at ``path``; of an animated image, of the first frame.
+
+    Raises DataError, one line, if the image cannot be used.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a regular file")  # reading a pipe would wait forever
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if (pixels := image.width * image.height) > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{pixels} pixels")
+            image.load()
+    except Exception as error:  # Pillow's decoders raise nearly every type on damaged bytes
+        raise DataError(f"{path}: {_reason(path, error)}") from error
     try:
         return make_canvas(image)
     except ValueError as error:
@@ -42,26 +57,80 @@ def read_canvases(paths: Sequence[Path], make_canvas: MakeCanvas) -> list[np.nda
     return results
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read the image at ``path`` as RGB; of an animated image, the first frame.
+def read_image(path: Path, background: str = "", grey_range: str = GREY_RANGE) -> Image.Image:
+    """``to_rgb`` of the image at ``path``. Raises as ``read_canvas``."""
+    return Image.fromarray(read_canvas(path, lambda image: np.asarray(to_rgb(image, background, grey_range))))
 
-    The pixels are those of ``Image.open(path).convert("RGB")``, as in torchvision; an EXIF rotation is not applied. The
-    exception is 16-bit grey: its values are divided by 256. Raises DataError, one line, if the image cannot be used.
+
+def to_rgb(image: Image.Image, background: str = "", grey_range: str = GREY_RANGE) -> Image.Image:
+    """8-bit RGB pixels of a decoded image. An EXIF rotation is not applied.
+
+    By default the pixels are those of ``Image.convert("RGB")``, as in torchvision; the exception is 16-bit grey,
+    whose values are divided by 256.
+
+    Args:
+        background: colour behind transparent pixels; empty: their transparency is ignored.
+        grey_range: ``<low>..<high>``, the values of 16-bit grey that become 0 and 255; others are clipped.
+
+    Raises:
+        ValueError: the range of the pixels is not known.
     """
+    if image.mode.startswith(("I", "F")):
+        low, high = map(int, grey_range.split(".."))
+        values = np.asarray(image)
+        known = grey_range != GREY_RANGE or (values.min() >= 0 and values.max() <= 0xFFFF)
+        if image.mode == "F" or not known:
+            raise ValueError("32-bit pixels of unknown range; save the image with 8 or 16 bits")
+        # Pillow's convert("RGB") clips: all but the darkest 256 of the 65,536 values would become white.
+        levels = (values.astype(np.int64) - low) * 256 // (high - low + (1 if low <= high else -1))
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if background and image.has_transparency_data:
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA")).convert("RGB")
+    image.info.pop("transparency", None)  # the RGB pixels do not depend on it, but Pillow would warn
+    return image.convert("RGB")
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its content, whatever its name."""
     try:
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            if (pixels := image.width * image.height) > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{pixels} pixels")
-            image.info.pop("transparency", None)  # the RGB pixels do not depend on it, but Pillow would warn
-            if not image.mode.startswith(("I", "F")):
-                return image.convert("RGB")
-            values = np.asarray(image)
-            if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-                raise ValueError("32-bit pixels of unknown range; save the image with 8 or 16 bits")
-            # Pillow's convert("RGB") clips: all but the darkest 256 of the 65,536 values would become white.
-            return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly every type on damaged bytes
-        raise DataError(f"{path}: {_reason(path, error)}") from error
+        with path.open("rb") as file, Image.open(file, formats=FORMATS):
+            return True
+    except Image.DecompressionBombError:  # too large, which is reported when it is read
+        return True
+    except Exception:  # Pillow raises nearly every type
+        return False
+
+
+def describe_lost_pixels(paths: Sequence[Path], background: str, grey_range: str) -> list[str]:
+    """Lines about pixels that differ from what the eye sees, of a sample of the images, if many have such pixels."""
+    sample = [paths[index * len(paths) // _SAMPLE] for index in range(_SAMPLE)] if len(paths) > _SAMPLE else paths
+    transparent, deep, extremes = 0, 0, list[tuple[int, int]]()
+    for path in sample:
+        with contextlib.suppress(Exception), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.mode.startswith("I"):
+                low, high = int(np.asarray(image).min()), int(np.asarray(image).max())
+                extremes += [(low, high)] if high - low < _FLAT else []
+            elif image.has_transparency_data:
+                hidden = image.convert("RGBA").getchannel("A").histogram()[:128]
+                transparent += sum(hidden) > image.width * image.height / 100
+            elif ";16" in str(image.tile):  # Pillow keeps the upper 8 of the 16 bits of a colour
+                deep += bool(np.asarray(image.convert("RGB")).max() < _FLAT // 256)
+    many = max(len(sample) / 20, 1)
+    lines = []
+    if transparent >= many and not background:
+        lines.append(
+            f"{transparent} of {len(sample)} images have transparent pixels, whose stored colours are used, as "
+            "torchvision does; background=white shows them on white"
+        )
+    if len(extremes) >= many and grey_range == GREY_RANGE:
+        low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+        lines.append(
+            f"{len(extremes)} of {len(sample)} images are 16-bit grey and use only the levels {low} to {high}, which "
+            f"leaves little contrast; grey_range={low}..{high} makes these levels black and white"
+        )
+    if deep >= many:
+        lines.append(f"{deep} of {len(sample)} images have dark 16-bit colours, of which 8 bits are lost; save 8 bits")
+    return lines
 
 
 def _reason(path: Path, error: Exception) -> str:

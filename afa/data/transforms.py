@@ -11,7 +11,7 @@ input. Colours are in the order R, G, B.
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torch import Tensor
 
-from afa.data.images import MAX_PIXELS
+from afa.data.images import GREY_RANGE, MAX_PIXELS, to_rgb
 
 AUGMENTATIONS = ("default", "improved")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -37,14 +37,23 @@ class Preprocessing:
     """The deterministic steps of one augmentation.
 
     ``default`` resizes the image to a square; ``improved`` keeps its aspect ratio and tests on ten crops.
+    ``background`` and ``grey_range``: see ``to_rgb``.
     """
 
     image_size: int
     augmentation: str = "default"
+    background: str = field(default="", repr=False)
+    grey_range: str = field(default=GREY_RANGE, repr=False)
 
     def __post_init__(self) -> None:
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(f"unknown augmentation '{self.augmentation}' (known: {', '.join(AUGMENTATIONS)})")
+
+    @property
+    def recipe(self) -> str:
+        """Everything that the pixels of a canvas depend on, except the image."""
+        colours = (self.background, self.grey_range)
+        return f"{self}, {', '.join(colours)}" if colours != ("", GREY_RANGE) else str(self)  # names existing files
 
     @property
     def views(self) -> int:
@@ -52,7 +61,7 @@ class Preprocessing:
         return 10 if self.augmentation == "improved" else 1
 
     def train_canvas(self, image: Image.Image) -> np.ndarray:
-        """RGB image of any size -> uint8 (R, R, 3). Raises ValueError if ``improved`` would make it too large."""
+        """Image -> uint8 (R, R, 3). Raises ValueError as ``to_rgb``, and if ``improved`` would make it too large."""
         resized = self._resize(image)
         if self.augmentation == "improved":
             # The paper flips before this crop. If the crop removes an odd number of columns, its result for a flipped
@@ -61,14 +70,14 @@ class Preprocessing:
         return np.array(resized)
 
     def test_canvas(self, image: Image.Image) -> np.ndarray:
-        """RGB image -> uint8 (V, S, S, 3): the centre, or four corners and the centre; raises as ``train_canvas``."""
+        """Image -> uint8 (V, S, S, 3): the centre, or four corners and the centre; raises as ``train_canvas``."""
         resized, size = self._resize(image), [self.image_size, self.image_size]
         if self.augmentation == "improved":
             return np.stack([np.asarray(crop) for crop in TF.five_crop(resized, size)])
         return np.array(TF.center_crop(resized, size))[None]
 
     def _resize(self, image: Image.Image) -> Image.Image:
-        side = resize_side(self.image_size)
+        image, side = to_rgb(image, self.background, self.grey_range), resize_side(self.image_size)
         if self.augmentation != "improved":
             return TF.resize(image, [side, side])
         if side * side * max(image.size) > MAX_PIXELS * min(image.size):

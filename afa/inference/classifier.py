@@ -138,7 +138,8 @@ def load_classifier(
             raise CheckpointError(f"{path}: its head has {outputs} classes, but there are {len(names)} class names")
     device, _ = choose_device(gpu_id)
     target = build_target(BackboneSettings(name=name), content, path, names).to(device).eval()
-    preprocessing = Preprocessing(content.image_size or row_of(name).image_size, content.augmentation or "default")
+    size = content.image_size or row_of(name).image_size
+    preprocessing = Preprocessing(size, content.augmentation or "default", content.background, content.grey_range)
     return Classifier(target, name, names, preprocessing, device, path, content)
 
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afa import __version__
+from afa.data.images import GREY_RANGE
 from afa.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_side
-from afa.errors import AFAError
+from afa.errors import AFAError, printable
 from afa.files import read_json, sha256
 from afa.inference.classifier import Classifier
 from afa.inference.trained_attention import read_settings
@@ -65,6 +67,10 @@ _SELECTED_ON = {
     "held_out": "This epoch was selected on held-out images, not on the test images.",
     "": "The checkpoint does not record how it was selected.",
 }
+_BACKGROUND = """\
+image = image.convert("RGBA")
+image = Image.alpha_composite(Image.new("RGBA", image.size, model["background"]), image)
+"""
 _RESIZE = {
     "default": "Resize to {side} x {side} pixels without keeping the aspect ratio (bilinear, antialiased); "
     "centre crop of {size} x {size}.",
@@ -95,6 +101,8 @@ def metadata(classifier: Classifier) -> dict[str, Any]:
         "image_size": preprocessing.image_size,
         "resize_side": resize_side(preprocessing.image_size),
         "data_aug": preprocessing.augmentation,
+        "background": preprocessing.background,
+        "grey_range": preprocessing.grey_range,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
         "checkpoint_sha256": sha256(classifier.path),
@@ -115,6 +123,7 @@ def _use(classifier: Classifier, file: str) -> str:
     augmentation = classifier.preprocessing.augmentation
     options = ", ".join(f"{name}={value}" for name, value in torchvision_options(classifier).items())
     pillow = "Image, ImageOps" if augmentation == "improved" else "Image"
+    background = _BACKGROUND if classifier.preprocessing.background else ""
     return f"""\
 import json
 import numpy as np
@@ -123,7 +132,8 @@ from PIL import {pillow}
 
 model = json.load(open("model.json", encoding="utf-8"))
 side, size = model["resize_side"], model["image_size"]
-image = Image.open("photo.jpg").convert("RGB")
+image = Image.open("photo.jpg")
+{background}image = image.convert("RGB")
 {_PIXELS[augmentation]}pixels = np.stack(crops).transpose(0, 3, 1, 2)  # 8-bit, (crops, 3, size, size)
 {logits.replace("OPTIONS", options)}print(model["classes"][logits.mean(0).argmax()])
 """
@@ -150,8 +160,13 @@ def _balance(counts: Any) -> str:
         return f"{counts['images']}; the numbers of each class are unknown"
     (low, fewest), (high, most) = sizes[0], sizes[-1]
     return f"{counts['images']}; " + (
-        f"{low} of each class" if low == high else f"from {low} ({fewest}) to {high} ({most}) of a class"
+        f"{low} of each class" if low == high else f"from {low} ({_text(fewest)}) to {high} ({_text(most)}) of a class"
     )
+
+
+def _text(name: str) -> str:
+    """A name as Markdown text: it may contain markup."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", printable(name))
 
 
 def card_text(classifier: Classifier, files: Sequence[str]) -> str:
@@ -162,8 +177,12 @@ def card_text(classifier: Classifier, files: Sequence[str]) -> str:
     data = "\n".join(f"| {name} | {value} |" for name, value in _data(classifier).items())
     split = checkpoint.split.replace("_", "-")
     top1 = f"{checkpoint.top1:.2f} % on the {split} images" if split else "unknown"
-    names = ", ".join(classifier.classes[:20]) + (", ..." if len(classifier.classes) > 20 else "")
+    names = ", ".join(map(_text, classifier.classes[:20])) + (", ..." if len(classifier.classes) > 20 else "")
     resize = _RESIZE[classifier.preprocessing.augmentation].format(side=resize_side(size), size=size)
+    seen = classifier.preprocessing
+    colours = f"Show transparent pixels on {seen.background}. " if seen.background else ""
+    if seen.grey_range != GREY_RANGE:
+        colours += f"Of 16-bit grey, the levels {seen.grey_range} become 0 to 255. "
     mean, std = (", ".join(map(str, values)) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return f"""\
 # {classifier.backbone}, {len(classifier.classes)} classes
@@ -182,7 +201,7 @@ def card_text(classifier: Classifier, files: Sequence[str]) -> str:
 
 ## Input
 
-RGB. {resize}
+RGB. {colours}{resize}
 Scale the pixels to 0 to 1, subtract the mean ({mean}) and divide by the standard deviation ({std});
 `model.onnx` and `model.pt2` take 8-bit pixels and include this last step.
 

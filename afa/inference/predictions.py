@@ -1,11 +1,11 @@
 """``mode=predict``: classify images; results on the terminal and as CSV and JSON."""
 
-import os
 from pathlib import Path
 
 from tqdm import tqdm
 
 from afa.config.tasks import PredictSettings
+from afa.data.walk import Walk, is_ignored
 from afa.errors import ConfigError, DataError, printable
 from afa.files import keep_old, sha256, write_json
 from afa.inference.classifier import load_classifier, read_classes
@@ -29,7 +29,7 @@ def predict_files(settings: PredictSettings) -> None:
         base_model_name=settings.base_model_name,
         classes=read_classes(settings.classes_file),
     )
-    paths = find_images(settings.input)
+    paths, notes = find_images(settings.input)
     names: list[str] = []
     guesses: list[list[tuple[str, float]]] = []
     problems: list[str] = []
@@ -40,11 +40,11 @@ def predict_files(settings: PredictSettings) -> None:
             problems += map(printable, batch.problems)
             bar.update(len(batch.paths) + len(batch.problems))
     if not names:
-        raise DataError([*problems, f"{settings.input}: no image could be used"])
+        raise DataError([*problems, *notes, f"{settings.input}: no image could be used"])
     for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
         tqdm.write(printable(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}"))
-    for line in problems[:_SHOWN]:
-        tqdm.write(f"skipped {line}")
+    for line in [f"skipped {line}" for line in problems[:_SHOWN]] + notes:
+        tqdm.write(printable(line))
     if more := max(len(names) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
         tqdm.write(f"and {more} more")
     folder = Path(settings.output)
@@ -67,16 +67,20 @@ def predict_files(settings: PredictSettings) -> None:
     print(f"{len(names)} images, {len(problems)} skipped; {files[0].name} and {files[1].name} are in {folder}{older}")
 
 
-def find_images(wanted: str) -> list[Path]:
-    """Files that a file name, a folder or a pattern selects, sorted by name, without hidden ones.
-
-    Files are selected whatever their names; only reading them shows which are images.
-    """
-    found = set()
-    for match in matching(wanted):
-        if not match.is_dir():
+def find_images(wanted: str) -> tuple[list[Path], list[str]]:
+    """The images that a file name, a folder or a pattern selects, sorted by name; and lines about other files."""
+    walk = Walk()
+    found: set[Path] = set()
+    matches, below = matching(wanted)
+    for match in matches:
+        ignored = {name for name in match.parts if is_ignored(name)} - set(Path(wanted).parts)
+        if ignored:  # matched by an asterisk
+            walk.ignored[f"in {', '.join(ignored)}"] += 1
+        elif match.is_dir():
+            for path in walk.find_images(match):
+                inner = path.relative_to(match)
+                if not below or any(one.match(below) for one in (inner, *inner.parents)):
+                    found.add(path)
+        elif match == Path(wanted) or walk.accept(match):  # the only file that is wanted is read in any case
             found.add(match)
-        for parent, folders, files in os.walk(match):  # nothing for a file
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found |= {Path(parent, name) for name in files if not name.startswith(".")}
-    return sorted(found, key=str)
+    return sorted(found, key=str), [*walk.problems, *walk.describe(wanted)]

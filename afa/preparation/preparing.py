@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
-from afa.data.folders import EXTENSIONS, VALIDATION, find_layout, hold_out, scan_dataset, scan_split
+from afa.data.folders import VALIDATION, find_layout, hold_out, scan_dataset, scan_split
 from afa.data.published import PUBLISHED, Published
+from afa.data.walk import EXTENSIONS
 from afa.errors import AFAError, ConfigError, DataError
 from afa.preparation.archives import find_archives, unpack
 from afa.preparation.readers import READERS, Choice, Listing, find_groceries

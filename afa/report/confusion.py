@@ -22,10 +22,10 @@ class ClassifiedImage(NamedTuple):
     predicted: str
     probability: float
 
-    def read(self, side: int) -> Image.Image | None:
-        """The image, at most ``side`` pixels wide and high; None if the file cannot be read any more."""
+    def read(self, side: int, background: str, grey_range: str) -> Image.Image | None:
+        """The image as ``read_image`` reads it, at most ``side`` pixels wide and high; None if this fails."""
         try:
-            image = read_image(self.path)
+            image = read_image(self.path, background, grey_range)
         except DataError:
             return None
         image.thumbnail((side, side))

@@ -104,6 +104,7 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         name = str(result["checkpoint"])
         headline = {"top-1 %": f"{result['top1']:.2f}", "top-5 %": f"{result['top5']:.2f}"}
         results = [{"checkpoint": name, "epoch": result["epoch"], **headline, "cross-entropy": f"{result['loss']:.4f}"}]
+    colours = data.background, data.grey_range
     confusion = read_predictions(run.last_stage.predictions_csv)
     shown = evenly_spaced([image.path for image in confusion.predictions], _IMAGES)
     methods = " then ".join(METHODS[stage.method].label for stage in run.settings.stages)
@@ -118,7 +119,7 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         "checkpoint": name,
         "matrix": plots.to_svg(plots.confusion_matrix(confusion), "confusion matrix"),
         "pairs": [
-            (images, [(image, _data_uri(image.read(_THUMBNAIL))) for image in images[:_EXAMPLES]])
+            (images, [(image, _data_uri(image.read(_THUMBNAIL, *colours))) for image in images[:_EXAMPLES]])
             for images in confusion.most_confused(_PAIRS)
         ],
         "totals": confusion.totals,

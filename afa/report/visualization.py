@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from afa.config.settings import BackboneSettings
 from afa.config.tasks import VisualizeSettings
 from afa.data.folders import find_layout, scan_split
-from afa.errors import AFAError, CheckpointError, ConfigError
+from afa.errors import AFAError, CheckpointError, ConfigError, printable
 from afa.files import keep_old
 from afa.inference.classifier import Classifier, load_classifier
 from afa.inference.predictions import find_images
@@ -39,12 +39,15 @@ def visualize(settings: VisualizeSettings) -> None:
     known = {name: getattr(settings, name) for name in ("outpath", "gpu_id", "base_model_name")}
     classifier, *others = (load_classifier(name, **known) for name in (settings.pre_trained_path, *settings.compare))
     if settings.input:
-        paths = find_images(settings.input)
+        paths, notes = find_images(settings.input)
     elif classifier.checkpoint.settings:
         data = read_settings(classifier.checkpoint, classifier.path).data
-        paths = list(scan_split(find_layout(Path(data.root) / data.dataset).test).paths)
+        images = scan_split(find_layout(Path(data.root) / data.dataset).test)
+        paths, notes = list(images.paths), list(images.notes)
     else:
         raise ConfigError(f"input: missing: {classifier.path} does not contain the name of its data set")
+    for line in notes:
+        print(printable(line))
     if not paths:
         raise ConfigError(f"input: no image in {settings.input}")
     folder = Path(settings.output)
@@ -82,9 +85,10 @@ def _named_images(
         yield "per_class", plots.titled(accuracies, f"Test images of {shown}")
         if pairs := confusion.most_confused(_PAIRS):
             missing = Image.new("RGB", (1, 1), "lightgrey")
+            colours = classifier.preprocessing.background, classifier.preprocessing.grey_range
             rows = [
                 [
-                    plots.Captioned(i.read(plots.SIDE) or missing, i.true, f"as {i.predicted}")
+                    plots.Captioned(i.read(plots.SIDE, *colours) or missing, i.true, f"as {i.predicted}")
                     for i in images[:_EXAMPLES]
                 ]
                 for images in pairs

@@ -95,8 +95,15 @@ def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Pat
     raise ConfigError(f"no checkpoint at {path} or {expected}; train that run first, or set the path of a checkpoint")
 
 
-def matching(wanted: str) -> list[Path]:
-    """The file or folder ``wanted``; otherwise all matches of a pattern such as ``photos/**/*.jpg``."""
+def matching(wanted: str) -> tuple[list[Path], str]:
+    """The file or folder ``wanted``, otherwise all matches of a pattern; and a pattern for the files below them.
+
+    Of ``photos/**/*.jpg`` these are ``photos`` and ``*.jpg``: glob does not end if links form a circle.
+    """
     if Path(wanted).exists():
-        return [Path(wanted)]
-    return [Path(name) for name in glob.glob(wanted, recursive=True)]  # noqa: PTH207 (Path.glob needs a relative one)
+        return [Path(wanted)], ""
+    deep = re.fullmatch(r"(|.*?/)\*\*(?:/(.*))?", wanted, re.DOTALL)
+    start, below = (deep[1] or ".", deep[2] or "") if deep else (wanted, "")
+    # Without a match, "[" is a character of a name.
+    names = glob.glob(start) or glob.glob(start.replace("[", "[[]"))  # noqa: PTH207 (Path.glob needs a relative one)
+    return [Path(name) for name in names], below

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afa.data.images import GREY_RANGE
 from afa.errors import CheckpointError
 from afa.files import replace_file, sha256
 from afa.networks.weights import load_file_safely, state_dict_of
@@ -26,7 +27,7 @@ class Checkpoint:
         attention: state dict of the objective; empty for methods without parameters of their own.
         backbone: torchvision's name of the network; empty in a released checkpoint.
         classes: class names in the order of the logits; empty in a released checkpoint.
-        image_size, augmentation: the preprocessing.
+        image_size, augmentation, background, grey_range: the preprocessing.
         epoch: number of complete epochs; ``top1`` in percent on ``split``.
         settings: the run's settings as HOCON text.
         training: what is needed to resume (``last.pth`` only).
@@ -39,6 +40,8 @@ class Checkpoint:
     classes: list[str] = field(default_factory=list)
     image_size: int = 0
     augmentation: str = ""
+    background: str = ""
+    grey_range: str = GREY_RANGE
     method: str = ""
     epoch: int = 0
     split: str = ""

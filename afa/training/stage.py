@@ -51,7 +51,8 @@ class Stage:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.settings.data.image_size, self.settings.data.augmentation)
+        data = self.settings.data
+        return Preprocessing(data.image_size, data.augmentation, data.background, data.grey_range)
 
     @property
     def epochs(self) -> int:

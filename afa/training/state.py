@@ -73,6 +73,8 @@ def _checkpoint(stage: Stage, learner: Learner, state: StageState) -> Checkpoint
         classes=list(stage.classes),
         image_size=stage.preprocessing.image_size,
         augmentation=stage.preprocessing.augmentation,
+        background=stage.preprocessing.background,
+        grey_range=stage.preprocessing.grey_range,
         method=stage.options.method,
         epoch=state.epoch,
         split=stage.splits.selected_on,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import afa
 from afa.command_line import main
@@ -128,3 +129,23 @@ def test_an_evaluation_is_tried_too(words, tmp_path, capsys, classes, status):
     captured = capsys.readouterr()
     assert "a bare state dict" in captured.out if status == 0 else "its head has 120 classes" in captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["released.pth"]
+
+
+def test_what_is_odd_about_the_images_is_a_line_each(words, data_dir, tmp_path, capsys):
+    """Ignored files, pixels that lose what the eye sees, copies of images; a fault of a folder ends the run."""
+    root = shutil.copytree(data_dir / "tiny", tmp_path / "data/odd")
+    one = next((root / "train/bag").iterdir())
+    shutil.copy(one, root / "test/sandal/copy")
+    (root / "train/bag/notes.txt").write_text("x")
+    for path in (root / "test/trouser").iterdir():
+        Image.new("RGBA", (8, 8)).save(path)
+    command = ["tests/tiny.hocon", *words, f"target_data_dir={tmp_path / 'data'}", "target_dataset=odd", "alpha=0.01"]
+    assert main([*command, "dry_run=true"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert out.count(f"{root}/train: 1 files ignored: 1 .txt") == 1
+    assert out.count(f"{root}/test: 3 of 10 images have transparent pixels") == 1
+    assert f"{root}: 1 of the 10 test images are also training images" in out
+    assert f"for example {root}/test/sandal/copy and {one}" in out
+    (root / "train/bag/up").symlink_to("..")
+    assert main([*command, "dry_run=true"]) == 1
+    assert capsys.readouterr().err == f"{root}/train/bag/up: a link to a folder above it; remove it\n"

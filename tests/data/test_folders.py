@@ -16,9 +16,9 @@ from afa.data.folders import (
     scan_split,
     without,
 )
+from afa.data.images import FORMATS
+from afa.data.walk import EXTENSIONS
 from afa.errors import DataError
-
-EXTENSIONS = ".jpg .jpeg .png .bmp .gif .webp .tif .tiff"
 
 
 def touch(root: Path, *names: str) -> None:
@@ -46,18 +46,77 @@ def test_classes_and_images_come_in_the_order_of_torchvision(make_split: Callabl
 
 
 def test_nested_folders_and_extensions_in_any_case_are_found_and_hidden_names_are_not(tmp_path: Path) -> None:
-    wanted = [f"a/{index}{extension}" for index, extension in enumerate(EXTENSIONS.upper().split())]
+    wanted = [f"a/{index}{extension.upper()}" for index, extension in enumerate(EXTENSIONS)]
     touch(tmp_path, *wanted, "a/deep/er/犬.Jpg", "a/._1.jpg", "a/.cache/1.jpg", "a/readme.txt", ".git/1.jpg", "b.jpg")
     assert relative(tmp_path) == [*wanted, "a/deep/er/犬.Jpg"]
+    (line,) = scan_split(tmp_path).notes
+    kinds = "1 in .git, 1 next to the class folders, 1 hidden, 1 in .cache, 1 .txt"
+    assert line == f"{tmp_path}: 5 files ignored: {kinds}; images are JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM files"
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.jpg", "root/a/2.jpg", "root/a/sub/3.jpg")
-    (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+    touch(tmp_path, "root/b/5.jpg")
     (tmp_path / "root/a/4.jpg").symlink_to(tmp_path / "elsewhere/1.jpg")
     (tmp_path / "root/a/sub/up").symlink_to(tmp_path / "root/a")
     (tmp_path / "root/a/link").symlink_to(tmp_path / "elsewhere")
-    assert relative(tmp_path / "root") == ["a/2.jpg", "a/4.jpg", "a/link/1.jpg", "a/sub/3.jpg", "b/1.jpg"]
+    (tmp_path / "root/a/itself").symlink_to(tmp_path / "root/a/itself")
+    assert relative(tmp_path / "root") == ["a/2.jpg", "a/4.jpg", "a/link/1.jpg", "a/sub/3.jpg", "b/5.jpg"]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_one_file_in_two_classes_is_refused(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    touch(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg", "test/b/4.jpg")
+    link(tmp_path / "train/a/1.jpg", tmp_path / "train/a/copy.jpg")
+    assert len(scan_dataset(tmp_path)[0]) == 3
+    link(tmp_path / "train/a/1.jpg", tmp_path / "test/b/5.jpg")
+    one, other = tmp_path / "train/a/1.jpg", tmp_path / "test/b/5.jpg"
+    expected = f"one file in two classes, by a link: {one} and {other} (1 such files); remove the links"
+    assert lines_of(scan_dataset, tmp_path) == [expected]
+
+
+def test_a_linked_class_and_a_link_to_a_folder_above(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/1.jpg", "root/b/2.jpg", "root/b/3.jpg")
+    (tmp_path / "root/a").symlink_to(tmp_path / "elsewhere")
+    assert relative(tmp_path / "root") == ["a/1.jpg", "b/2.jpg", "b/3.jpg"]
+    for target in (tmp_path, tmp_path / "root"):
+        (tmp_path / "root/b/up").symlink_to(target)
+        assert lines_of(scan_split, tmp_path / "root") == [
+            f"{tmp_path}/root/b/up: a link to a folder above it; remove it"
+        ]
+        (tmp_path / "root/b/up").unlink()
+    (tmp_path / "root/b/other").symlink_to(tmp_path / "elsewhere")
+    assert lines_of(scan_split, tmp_path / "root")[0].startswith("one file in two classes, by a link: ")
+
+
+def test_folders_that_are_not_classes_are_refused(tmp_path: Path) -> None:
+    names = ["a/1.jpg", "b/2.jpg", "c/3.jpg"]
+    touch(tmp_path, *(f"split/{split}/{name}" for split in ("Train", "TEST", "Valid") for name in names))
+    (tmp_path / "split/Valid/c/3.jpg").unlink()
+    (line,) = lines_of(scan_split, tmp_path / "split")
+    assert "TEST, Train, Valid are not classes: they contain the same folders (a, b, c) and no image themselves" in line
+    assert f"train with target_data_dir={tmp_path} target_dataset=split" in line
+    touch(tmp_path, *(f"deep/images/all/{name}" for name in names))
+    (line,) = lines_of(scan_split, tmp_path / "deep")
+    assert f"the classes seem to be in {tmp_path}/deep/images/all (a, b, c): move them to {tmp_path}/deep" in line
+    touch(tmp_path, *(f"lv/lv/{split}/{name}" for split in ("train", "test") for name in names))
+    assert f"use target_data_dir={tmp_path}/lv target_dataset=lv" in lines_of(scan_dataset, tmp_path / "lv")[0]
+    touch(tmp_path, *(f"unsplit/{name}" for name in names))
+    assert (
+        f"prepare=from_folder archive={tmp_path}/unsplit splits them" in lines_of(scan_dataset, tmp_path / "unsplit")[2]
+    )
+
+
+def test_nested_folders_of_classes_are_accepted(tmp_path: Path) -> None:
+    """A line about several folders in a class; none about a single one in each class, as in Tiny ImageNet."""
+    touch(tmp_path, "two/animal/cat/1.jpg", "two/animal/dog/1.jpg", "two/car/van/1.jpg", "two/tree/1.jpg")
+    found = scan_split(tmp_path / "two")
+    assert found.classes == ("animal", "car", "tree")
+    assert found.notes == (f"{tmp_path}/two: one class each, although they contain only folders: animal (cat, dog)",)
+    touch(tmp_path, "tiny/a/images/1.jpg", "tiny/b/images/1.jpg")
+    touch(tmp_path, *(f"many/{index}/{name}/1.jpg" for index in range(11) for name in ("left", "right")))
+    for name, count in (("tiny", 2), ("many", 11)):
+        assert len(scan_split(tmp_path / name).classes) == count
 
 
 def test_all_problems_of_a_split_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +131,9 @@ def test_all_problems_of_a_split_are_reported_together(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "scandir", deny)  # mode bits do not restrict root
     assert lines_of(scan_split, tmp_path) == [
-        f"{tmp_path / 'b'}: no image in this class ({EXTENSIONS}); it contains .npy, .txt files",
+        f"{tmp_path / 'b'}: no image in this class ({', '.join(FORMATS)}); ignored files: .npy, .txt",
         f"{tmp_path / 'c'}: cannot be read: Permission denied",
-        f"{tmp_path / 'd'}: no image in this class ({EXTENSIONS})",
+        f"{tmp_path / 'd'}: no image in this class ({', '.join(FORMATS)})",
     ]
 
 
@@ -102,6 +161,7 @@ def test_problems_of_both_splits_are_reported(tmp_path: Path) -> None:
     assert lines_of(scan_dataset, tmp_path) == [
         f"{tmp_path}/train: no such folder, did you mean 'TRAIN'? (next to it: TRAIN)",
         f"{tmp_path}/test: no such folder (next to it: TRAIN)",
+        f"{tmp_path}: if its folders are classes, prepare=from_folder archive={tmp_path} splits them",
     ]
 
 

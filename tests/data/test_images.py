@@ -1,6 +1,9 @@
 """Unusual image files are read with torchvision's pixels, or refused with one line."""
 
+import os
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
 
-from afa.data.images import read_canvas, read_image
+from afa.data.images import describe_lost_pixels, read_canvas, read_image
 from afa.errors import DataError
 from tests.data.pictures import noise
 
@@ -68,13 +71,88 @@ def test_16_bit_grey_is_scaled(mode: str, dtype: str, extension: str, tmp_path: 
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
+def deep_grey(path: Path, low: int, high: int) -> None:
+    values = np.linspace(low, high, 31 * 22).astype("<u2")
+    Image.frombytes("I;16", (31, 22), values.tobytes()).save(path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "grey_range", "found"),
+    [
+        (0, 4095, "0..4095", (0, 255)),
+        (0, 4095, "4095..0", (255, 0)),
+        (32000, 34000, "32000..34000", (0, 255)),
+        (0, 65535, "1000..2000", (0, 255)),
+        (7, 7, "7..7", (0, 0)),
+    ],
+)
+def test_the_range_of_16_bit_grey(low: int, high: int, grey_range: str, found: tuple, tmp_path: Path) -> None:
+    deep_grey(tmp_path / "a.png", low, high)
+    pixels = np.asarray(read_image(tmp_path / "a.png", grey_range=grey_range))
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == found
+    Image.fromarray(np.full((4, 4), -5, np.int32)).save(tmp_path / "b.tiff")  # refused without a range
+    assert np.asarray(read_image(tmp_path / "b.tiff", grey_range="-10..0")).max() == 116
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_the_background_is_seen_through_transparent_pixels(mode: str, tmp_path: Path) -> None:
+    shape = Image.new("LA", (10, 10), (0, 0))
+    shape.paste((0, 255), (3, 3, 7, 7))
+    path = tmp_path / "a.png"
+    if mode in ("RGBA", "LA"):
+        shape.convert(mode).save(path)
+    elif mode in ("L", "RGB"):  # one grey level or colour is transparent
+        Image.composite(Image.new(mode, (10, 10)), Image.new(mode, (10, 10), "grey"), shape.getchannel("A")).save(
+            path, transparency=128 if mode == "L" else (128, 128, 128)
+        )
+    else:
+        shape.convert("RGBA").quantize().save(path)
+    assert np.asarray(read_image(path)).max() in (0, 128)
+    for background, level in (("white", 255), ("black", 0), ("#0a0a0a", 10)):
+        pixels = np.asarray(read_image(path, background))
+        assert (pixels[0, 0, 0], pixels[5, 5, 0]) == (level, 0)
+
+
+def test_lost_pixels_are_described_if_many_images_have_them(tmp_path: Path) -> None:
+    for index in range(40):
+        RGB.save(tmp_path / f"{index:02}.png")
+    paths = sorted(tmp_path.iterdir())
+    look = {"background": "", "grey_range": "0..65535"}
+    RGB.convert("RGBA").save(paths[0])  # an opaque alpha channel hides nothing
+    Image.new("RGBA", (8, 8)).save(paths[1])
+    deep_grey(paths[2], 0, 4095)
+    assert describe_lost_pixels(paths, **look) == []
+    Image.new("RGBA", (8, 8)).save(paths[3])
+    deep_grey(paths[4], 5, 300)
+    paths[5].write_bytes(b"")  # reported when it is read
+    transparent, grey = describe_lost_pixels(paths, **look)
+    assert transparent.startswith("2 of 40 images have transparent pixels")
+    assert "background=white" in transparent
+    assert "use only the levels 0 to 4095" in grey
+    assert "grey_range=0..4095" in grey
+    assert describe_lost_pixels(paths, "white", "0..4095") == []
+
+
+def test_dark_16_bit_colours_are_described(tmp_path: Path) -> None:
+    """Pillow reads the upper 8 bits."""
+    raw = zlib.compress(b"".join(b"\0" + b"\x0f\xff" * 12 for _ in range(4)))
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)), (b"IDAT", raw), (b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    )
+    assert np.asarray(read_image(tmp_path / "a.png")).max() == 15
+    (line,) = describe_lost_pixels([tmp_path / "a.png"], "white", "0..4095")
+    assert "1 of 1 images have dark 16-bit colours" in line
+
+
 def cut(path: Path, format: str, keep: float) -> None:
     noise(100, 80).save(path, format)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
 
 
 TOO_LARGE = "million pixels, the maximum is 89 million; make it smaller"
-UNKNOWN_RANGE = "cannot be decoded: 32-bit pixels of unknown range; save the image with 8 or 16 bits"
+UNKNOWN_RANGE = "32-bit pixels of unknown range; save the image with 8 or 16 bits"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut.jpg": (lambda path: cut(path, "JPEG", 0.9), "truncated: the end of the image is missing"),
     "cut.png": (lambda path: cut(path, "PNG", 0.5), "truncated: the end of the image is missing"),
@@ -94,7 +172,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "int32.tiff": (lambda path: Image.new("I", (4, 4), 65536).save(path), UNKNOWN_RANGE),
     "gone.jpg": (lambda path: None, "no such file"),
     "link.jpg": (lambda path: path.symlink_to("nothing"), "a link to a file that does not exist"),
-    "folder.jpg": (lambda path: path.mkdir(), "cannot be decoded: [Errno 21] Is a directory: '{path}'"),
+    "folder.jpg": (lambda path: path.mkdir(), "cannot be decoded: not a regular file"),
+    "pipe.jpg": (os.mkfifo, "cannot be decoded: not a regular file"),
 }
 
 
@@ -109,6 +188,8 @@ def test_one_line_explains_the_problem(name: str, tmp_path: Path) -> None:
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RGB.save(tmp_path / "a.jpg")
+
     def deny(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -15,7 +15,7 @@ from tests.conftest import CLASSES
 def make_checkpoint(tmp_path) -> Callable[..., Path]:
     """``make_checkpoint(backbone="resnet50", augmentation="improved")`` -> path of the checkpoint."""
 
-    def make(backbone: str = "mobilenet_v2", augmentation: str = "default", image_size: int = 64) -> Path:
+    def make(backbone: str = "mobilenet_v2", augmentation: str = "default", image_size: int = 64, **more: str) -> Path:
         torch.manual_seed(0)
         checkpoint = Checkpoint(
             model=build_network(backbone, len(CLASSES)).state_dict(),
@@ -27,6 +27,7 @@ def make_checkpoint(tmp_path) -> Callable[..., Path]:
             epoch=2,
             split="test",
             top1=50.0,
+            **more,
         )
         path = tmp_path / "best.pth"
         save_checkpoint(checkpoint, path)

@@ -33,6 +33,7 @@ def test_the_exported_graph_normalises_as_a_run_does():
     [
         (("onnx", "torch_export", "safetensors"), {"image_size": 32}),
         (("onnx", "safetensors"), {"image_size": 32, "augmentation": "improved"}),
+        (("torch_export",), {"image_size": 32, "background": "#8040c0"}),
         (("safetensors",), {"backbone": "inception_v3", "image_size": 80}),  # its auxiliary head has 1,000 classes
     ],
 )
@@ -46,7 +47,10 @@ def test_the_code_in_the_model_card_classifies_a_jpeg_as_the_classifier_does(
         ["README.md", "model.json", *(FORMATS[kind][0] for kind in kinds)]
     )
     photo = folder / "photo.jpg"
-    read_image(next((data_dir / "tiny/test").glob("*/*.png"))).resize((97, 61)).save(photo)
+    image = read_image(next((data_dir / "tiny/test").glob("*/*.png"))).resize((97, 61))
+    if "background" in options:
+        image.putalpha(image.getchannel("G"))
+    image.save(photo, "PNG" if image.mode == "RGBA" else "JPEG")
     classifier = load_classifier(path, gpu_id="cpu")
     ((_, expected, _),) = classifier.logits([photo])
     snippets = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
@@ -88,7 +92,7 @@ def test_the_metadata_and_the_model_card_are_complete(make_checkpoint, tmp_path)
     assert (values["image_size"], values["resize_side"], values["mean"]) == (64, 73, list(IMAGENET_MEAN))
     with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
         strings = file.metadata()
-    texts = ("made_by", "backbone", "data_aug", "checkpoint_sha256")
+    texts = ("made_by", "backbone", "data_aug", "background", "grey_range", "checkpoint_sha256")
     assert {name: value if name in texts else json.loads(value) for name, value in strings.items()} == values
     card = (tmp_path / "out/README.md").read_text()
     assert "50.00 % on the test images" in card

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from afa.command_line import main
 from afa.commands.evaluation import prepare_evaluation
 from afa.data.images import read_image
-from afa.errors import DataError
+from afa.errors import AFAError, DataError
 from afa.inference.classifier import load_classifier
+from afa.inference.model_card import card_text, metadata
+from afa.inference.predictions import find_images
 from afa.machine.context import Context
 from afa.machine.signals import Signals
 from afa.networks.build import build_network
@@ -66,7 +69,7 @@ def test_images_in_a_folder_are_predicted_and_other_files_are_named(make_checkpo
     out = capsys.readouterr().out
     assert f"skipped {pictures / 'note.jpg'}: not an image" in out
     assert "5 images, 1 skipped" in out
-    assert "DS_Store" not in out
+    assert f"{pictures}: 1 files ignored: 1 .DS_Store; images are JPEG, " in out
     with (tmp_path / "out/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     document = json.loads((tmp_path / "out/predictions.json").read_text())
@@ -86,6 +89,49 @@ def test_a_pattern_and_a_single_image(make_checkpoint, pictures, tmp_path, capsy
     assert main(predict_command(path, pictures / "0.jpg", tmp_path)) == 0
     assert "1 images, 0 skipped" in capsys.readouterr().out
     assert (tmp_path / "out/predictions.old-1.csv").read_bytes() == before
+
+
+def test_links_are_followed_once_and_files_of_systems_are_ignored(pictures):
+    """As in training. A link to a folder above would not end, or take hours with two of them."""
+    for name, target in {"one": pictures, "two": pictures.parent, "three": pictures.parent}.items():
+        (pictures / "more" / name).symlink_to(target)
+    (pictures.parent / "elsewhere").mkdir()
+    shutil.copy(pictures / "0.jpg", pictures.parent / "elsewhere/5")
+    (pictures / "more/linked").symlink_to(pictures.parent / "elsewhere")
+    (pictures / "@eaDir").mkdir()
+    shutil.copy(pictures / "0.jpg", pictures / "@eaDir/0.jpg")
+    names = ["0.jpg", "2.jpg", "4.jpg", "1.jpg", "3.jpg", "5", "note.jpg"]
+    up = [f"{pictures}/more/{name}: a link to a folder above it; remove it" for name in ("three", "two")]
+    for wanted in (pictures, f"{pictures}/**"):
+        paths, lines = find_images(str(wanted))
+        assert [path.name for path in paths] == names
+        assert lines[:2] == up
+        assert "1 in @eaDir (of Synology)" in lines[2]
+    assert [path.name for path in find_images(f"{pictures}/**/more/*.jpg")[0]] == ["1.jpg", "3.jpg"]
+    assert find_images(f"{pictures}/*/0.jpg")[0] == []
+    assert find_images(f"{pictures}/@eaDir/*.jpg")[0] == [pictures / "@eaDir/0.jpg"]
+
+
+def test_the_background_of_the_training_is_used(make_checkpoint, settings_for, tmp_path):
+    """Also in the model card; and an evaluation with another background is refused."""
+    path = make_checkpoint(background="white", grey_range="0..4095")
+    Image.new("RGBA", (64, 64)).save(tmp_path / "transparent.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    Image.new("I;16", (64, 64), 4095).save(tmp_path / "grey.png")
+    classifier = load_classifier(path, gpu_id="cpu")
+    (batch,) = classifier.logits([tmp_path / "transparent.png", tmp_path / "white.png", tmp_path / "grey.png"])
+    assert batch.logits[0].equal(batch.logits[1])
+    assert batch.logits[2].equal(batch.logits[1])
+    assert "Show transparent pixels on white. Of 16-bit grey, the levels 0..4095 become" in card_text(
+        classifier, ["model.onnx"]
+    )
+    assert metadata(classifier)["background"] == "white"
+    settings = settings_for(mode="eval", pre_trained_path=path, image_size=64, background="black")
+    context = Context(torch.device("cpu"), Journal(tmp_path / "log"), Signals())
+    with pytest.raises(
+        AFAError, match=r"another preprocessing \(background = white, now black; grey_range = 0..4095, now"
+    ):
+        prepare_evaluation(settings, path, context)
 
 
 def test_unprintable_file_names_are_escaped(make_checkpoint, pictures, tmp_path, capsys):

@@ -311,7 +311,7 @@ def test_a_folder_that_is_already_split_is_refused(pictures, tmp_path, capsys):
     (tmp_path / "done").mkdir()
     shutil.move(pictures, tmp_path / "done" / "train")
     assert main(["prepare=from_folder", f"archive={tmp_path / 'done'}", f"target_data_dir={tmp_path / 'data'}"]) == 1
-    assert "is already split into train" in capsys.readouterr().err
+    assert f"the classes seem to be in {tmp_path / 'done' / 'train'} (cat, dog, owl)" in capsys.readouterr().err
 
 
 def test_a_split_cannot_replace_the_original_images(pictures, tmp_path, capsys):

@@ -73,9 +73,14 @@ def test_patterns(tmp_path):
     (tmp_path / "b").mkdir()
     for path in paths:
         path.write_bytes(b"")
-    assert sorted(matching(f"{tmp_path}/**/*.jpg")) == sorted(paths)
-    assert matching(str(tmp_path / "[d].jpg")) == [tmp_path / "[d].jpg"]
-    assert matching(str(tmp_path / "gone")) == []
+    assert matching(f"{tmp_path}/**/b/*.jpg") == ([tmp_path], "b/*.jpg")
+    assert matching("**") == ([Path()], "")
+    assert sorted(matching(f"{tmp_path}/*.jpg")[0]) == sorted([paths[0], paths[2]])
+    assert matching(str(tmp_path / "[d].jpg")) == ([tmp_path / "[d].jpg"], "")
+    assert matching(f"{tmp_path}/[[]d*") == ([tmp_path / "[d].jpg"], "")
+    assert matching(f"{tmp_path}/[d].*") == ([tmp_path / "[d].jpg"], "")  # no pattern of this name matches
+    assert matching(f"{tmp_path}/[ad].*") == ([tmp_path / "a.jpg"], "")
+    assert matching(str(tmp_path / "gone")) == ([], "")
 
 
 def test_settings_are_checked_without_torch():
