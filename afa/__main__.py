@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from afa.machine.signals import exit_on_interrupt
+from afa.machine.signals import end_on_signals
 
 
 def main() -> int:
     """Run the command line on the arguments of the process and return its exit status."""
-    exit_on_interrupt()
+    end_on_signals()
     try:
         from afa.command_line import main as run_command
 

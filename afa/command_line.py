@@ -1,7 +1,7 @@
 """Arguments -> settings -> run. torch is imported only after the settings are checked."""
 
 import argparse
-import os
+import contextlib
 import platform
 import shlex
 import signal
@@ -15,10 +15,13 @@ from afa.config.grid import Grid
 from afa.config.hocon import load_config
 from afa.config.key_help import help_text
 from afa.config.tasks import TASKS, is_setting, load_task, task_name
-from afa.errors import AFAError, ConfigError
+from afa.errors import AFAError, ConfigError, is_memory_error, one_line
 from afa.machine.launch import report_errors_once, require_single_process
-from afa.machine.signals import interruptible
+from afa.machine.signals import Program, Signals, StoppedError
+from afa.results.journal import discard_output, say
 
+_RESUMES = "; the same command resumes from the last checkpoint"
+_SMALLER = "use fewer or smaller images at a time (batch_size, image_size), or num_workers=0"
 _EPILOG = """\
 with a CONFIG, a HOCON file:
   python main.py hocon_config/demo/afa.hocon
@@ -43,11 +46,13 @@ finished. Shipped configs are found from any folder, also by a short name: demo,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 success, 1 the run failed, 2 the settings are wrong."""
-    first, *rest = _parser().parse_args(arguments).arguments
-    is_task = is_setting(first)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    is_task = bool(arguments) and is_setting(arguments[0])
     try:
+        _check_no_options(arguments)
+        first, *rest = _parser().parse_args(arguments).arguments
         if "help" in (first, *rest):
-            print(help_text([argument for argument in (first, *rest) if argument != "help"]))
+            say(help_text([argument for argument in (first, *rest) if argument != "help"]))
             return 0
         with report_errors_once():
             if is_task:
@@ -61,32 +66,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     require_single_process("a grid, a search or a dry run")
         if is_task:
             function = task.load()
-            with interruptible():
+            with Signals():
                 function(task_settings)
         elif isinstance(config, Grid):
             from afa.grid.runner import do_grid
 
-            return do_grid(config)
+            with Signals():
+                return do_grid(config)
         else:
             from afa.entry import run
 
-            run(config, command=f"{_program()} {shlex.join([first, *rest])}")
+            with Signals():
+                run(config, command=f"{_program()} {shlex.join([first, *rest])}")
         return 0
     except AFAError as error:
-        if error.lines:
-            print("\n".join(error.lines), file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("stopped by SIGINT; run the same command again", file=sys.stderr)
-        return 130
+        return _fail(error.lines, error.exit_status)
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
+        Program.has_reported = True
+        return _fail([f"{line}{'' if is_task else ' to resume'}" for line in stopped.lines], stopped.exit_status)
     except BrokenPipeError:  # the reader of the output has ended, for example ``head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports an error at its exit
+        discard_output(sys.stdout)
         return 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, or a folder that was removed
         path = f"{error.filename}: " if error.filename else ""
-        advice = "" if is_task else "; the same command resumes from the last checkpoint"
-        print(f"{path}{error.strerror or error}{advice}", file=sys.stderr)
-        return 1
+        return _fail([f"{path}{error.strerror or error}{'' if is_task else _RESUMES}"], 1)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_memory_error(error):
+            raise
+        return _fail([f"not enough memory: {one_line(error)}; {_SMALLER}{'' if is_task else _RESUMES}"], 1)
+
+
+def _fail(lines: Sequence[str], status: int) -> int:
+    """Print the lines; returns the exit status."""
+    if lines:
+        with contextlib.suppress(BrokenPipeError):
+            say("\n".join(lines), is_error=True)
+    return status
+
+
+def _check_no_options(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for ``--key value``, which other programs expect."""
+    for argument in arguments:
+        if argument.startswith("-") and argument not in ("-h", "--help", "--version"):
+            key, _, value = argument.lstrip("-").partition("=")
+            raise ConfigError(
+                f"command line: {argument}: write {key.replace('-', '_')}={value or '<value>'}, no dashes"
+            )
 
 
 def _program() -> str:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+_MEMORY = ("not enough memory", "allocate memory", "bad_alloc", "can't start new thread", "failed to map segment")
+
 
 def printable(text: str) -> str:
     """Text that may contain file names, on one line, with control characters escaped for the terminal."""
@@ -11,6 +13,11 @@ def printable(text: str) -> str:
 def one_line(error: Exception) -> str:
     """Message of another library's exception, on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether the system refused memory, or a thread, which needs some; torch raises no type of its own for it."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _MEMORY)
 
 
 class AFAError(Exception):

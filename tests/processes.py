@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ def _run(words: Sequence[str], environment: Mapping[str, str], out: str, err: st
     os.environ.update(environment)
     from afa.command_line import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
     os.setsid()  # a process group of its own, as a shell gives each command
     for descriptor, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)

@@ -32,6 +32,11 @@ from afa.training.numerics import Precision
 from afa.training.parallel import join_processes
 from afa.training.stage import Stage
 
+WORKER_DIED = (
+    "a process that decodes images died: the memory or /dev/shm is too small; the same command resumes from the last "
+    "checkpoint; set num_workers=0, or in Docker enlarge /dev/shm with --shm-size=1g"
+)
+
 
 def execute(settings: Settings, command: str = "") -> dict[str, Any]:
     """Train or evaluate in ``<outpath>/<run name>/``, and return the content of ``result.json``.
@@ -117,7 +122,13 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
         for line in (f"the previous run is now {moved}" if moved else "", note):
             if line:
                 journal.log(line)
-        yield OpenRun(folder, Context(device, journal, signals, processes), finished)
+        try:
+            yield OpenRun(folder, Context(device, journal, signals, processes), finished)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # The end of a worker is raised at any point of a step: the state is not consistent and is not saved.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise AFAError(WORKER_DIED) from None
 
 
 def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from afa.commands.algorithm import execute
 from afa.config.settings import Settings
 from afa.errors import AFAError, NotFiniteError
 from afa.files import move_aside, write_json
+from afa.results.journal import say
 from afa.results.outcomes import Spread, format_table, spread
 from afa.results.run_folder import RunFolder
 
@@ -31,7 +32,7 @@ def with_chosen_alphas(settings: Settings) -> Settings:
             if path.exists():
                 moved = move_aside(path)
                 if not settings.run.quiet:
-                    print(f"the previous folder is now {moved}", flush=True)
+                    say(f"the previous folder is now {moved}")
     settings = replace(settings, run=replace(settings.run, overwrite=False, exp_id=settings.run_name))
     return choose_alphas(settings, folder.search_folder)
 
@@ -66,7 +67,7 @@ def choose_alphas(settings: Settings, folder: Path) -> Settings:
     write_json(folder / "search.json", {"selected_on": "held_out", "held_out_fraction": fraction, "stages": outcomes})
     if not settings.run.quiet:
         header = ["stage", "alpha", f"last top-1 % on held-out images ({fraction:g} of the training images)", ""]
-        print(f"{format_table(header, rows)}\nnow training on all training images", flush=True)
+        say(f"{format_table(header, rows)}\nnow training on all training images")
     return replace(settings, data=replace(settings.data, validation_fraction=0.0))
 
 
@@ -91,6 +92,6 @@ def _try_alpha(settings: Settings, folder: Path, index: int, alpha: float) -> Sp
         result = execute(trial)
     except NotFiniteError as error:
         if not settings.run.quiet:
-            print(f"{name}: {error}", flush=True)
+            say(f"{name}: {error}")
         return None
     return spread([stages[-1]["last"]["selection_top1"] for stages in result["repeats"]])

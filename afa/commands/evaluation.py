@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from afa.commands.image_reader import ImageReader
 from afa.config.settings import DataSettings, Settings
 from afa.data.loaders import TestLoader
@@ -17,8 +15,9 @@ from afa.results.outcomes import format_table
 from afa.results.records import write_predictions
 from afa.results.run_folder import StageFolder
 from afa.training.checkpoint import Checkpoint, load_checkpoint
-from afa.training.engine import predict, score
+from afa.training.engine import score
 from afa.training.learner import build_target
+from afa.training.loop import predict_split
 
 
 class Evaluation(NamedTuple):
@@ -65,9 +64,7 @@ def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, 
     """Write ``predictions.csv`` and ``per_class.csv`` to ``folder``; return the metrics. Raises as above."""
     checkpoint, target, loader = prepare_evaluation(settings, path, context)
     images, processes = loader.folder, context.processes
-    with context.journal.progress("evaluating", len(loader.indices)) as bar:
-        logits, labels = predict(target, loader, bar.update)
-    logits, labels = (torch.cat(processes.gather(tensor)) for tensor in (logits, labels))
+    logits, labels = predict_split(target, loader, "evaluating", context)
     metrics = score(logits, labels)
     processes.on_main(
         write_predictions, folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes

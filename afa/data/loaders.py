@@ -4,6 +4,7 @@ Images come from memory or are decoded by worker processes. Several processes (r
 """
 
 import functools
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ from afa.data.folders import ImageFolder
 from afa.data.images import MakeCanvas, read_canvases
 from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise, test_views
 from afa.errors import DataError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -114,17 +117,27 @@ class _Loader:
                 batch_size=None,  # an item is a batch
                 collate_fn=functools.partial(_read_batch, make_canvas=make_canvas),
                 num_workers=self._num_workers,
-                worker_init_fn=_ignore_signals,
+                worker_init_fn=_set_up_worker,
                 # Otherwise, from Python 3.14 on, the workers are children of a server and outlive a killed run.
                 multiprocessing_context="fork" if self._num_workers and sys.platform == "linux" else None,
                 pin_memory=self._pinned,
                 # Otherwise each epoch draws a seed from the global generator, and dropout depends on the cache.
                 generator=torch.Generator(),
             )
-            for canvases, problems in loader:
-                if problems:
-                    raise DataError(problems)
-                yield canvases.to(self.device, non_blocking=True), None
+            # The workers start with these signals blocked: the training process ends them after it has saved.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            try:
+                batches_read = iter(loader)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            try:
+                for canvases, problems in batches_read:
+                    if problems:
+                        raise DataError(problems)
+                    yield canvases.to(self.device, non_blocking=True), None
+            finally:
+                # An exception in the iterator keeps it alive, and Python would wait for its workers at exit.
+                getattr(batches_read, "_shutdown_workers", lambda: None)()
         elif self.device.type == "cpu":
             for indices in batches:  # not selected here, as the crop copies the pixels anyway
                 yield self._canvases, self._rows[indices]
@@ -207,7 +220,11 @@ def _read_batch(paths: Sequence[Path], make_canvas: MakeCanvas) -> tuple[Tensor,
     return torch.from_numpy(np.empty(0, np.uint8) if problems else np.stack(results)), problems
 
 
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the training process: it ends its workers after saving."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+def _set_up_worker(worker: int) -> None:
+    """Let a worker end if a batch cannot be sent, for example because /dev/shm is full.
+
+    multiprocessing would only print the error, and the training process would wait for the batch for ever. What a
+    worker prints is of no use to the user.
+    """
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -11,7 +11,7 @@ from afa.entry import run
 from afa.errors import AFAError, BusyError, ConfigError, one_line
 from afa.grid.run_states import State, read_run
 from afa.grid.tables import write_tables
-from afa.machine.signals import StoppedError
+from afa.results.journal import say
 from afa.results.outcomes import format_bytes, format_seconds
 
 
@@ -79,8 +79,6 @@ def train(cells: Sequence[Cell]) -> int:
             if cell.first_seed.is_searched and cell.group not in chosen:
                 chosen[cell.group] = choose_alphas(cell.first_seed, cell.search_folder)
             run(cell.run_settings(chosen.get(cell.group)))
-        except StoppedError:
-            raise
         except BusyError as error:
             _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
         except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
@@ -134,4 +132,4 @@ def list_runs(cells: Sequence[Cell]) -> None:
 def _print(text: str, *, quiet: bool = False) -> None:
     """All terminal output of a grid, apart from that of its runs."""
     if not quiet:
-        print(text, flush=True)
+        say(text)

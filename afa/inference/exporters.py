@@ -19,6 +19,7 @@ from afa.errors import AFAError, ConfigError, one_line
 from afa.files import keep_old, replace_file, write_json, write_text
 from afa.inference.classifier import Classifier, load_classifier, read_classes
 from afa.inference.model_card import CARD, METADATA, as_strings, card_text, metadata, torchvision_options
+from afa.results.journal import say
 
 
 class Deployed(nn.Module):
@@ -128,7 +129,7 @@ def export(settings: ExportSettings) -> None:
         folder / CARD, card_text(classifier, [name for name, *_ in FORMATS.values() if (folder / name).exists()])
     )
     note = f"; the older files are kept as {', '.join(kept)}" if kept else ""
-    print(f"{path}: exported; classes and preprocessing are in {METADATA}, the model card is {CARD}{note}")
+    say(f"{path}: exported; classes and preprocessing are in {METADATA}, the model card is {CARD}{note}")
 
 
 def _contains(path: Path, text: str, parse: Callable[[str], Any] = str) -> bool:

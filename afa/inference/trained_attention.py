@@ -19,7 +19,7 @@ from afa.method.aligned_maps import Channel, Spatial
 from afa.method.term import MapShape
 from afa.results.run_folder import StageFolder, find_checkpoint
 from afa.training.checkpoint import Checkpoint, load_checkpoint
-from afa.training.learner import Start, attention_state, build_attention, build_source, source_start
+from afa.training.learner import Start, aligned_layers, attention_state, build_attention, build_source, source_start
 
 
 class LayerAttention(NamedTuple):
@@ -68,12 +68,15 @@ def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
         return []
     backbone = read_settings(checkpoint, path).backbone
     source = build_source(backbone, stage_source(checkpoint, path), {"maps"}, classifier.device)
+    layers = aligned_layers(backbone)
+    if tuple(checkpoint.aligned_layers) != layers:
+        raise CheckpointError(f"{path}: its aligned layers are not those of its settings")
     maps = source(views).maps
     shapes = [MapShape(*map_.shape[1:]) for map_ in maps]
     result = []
     for kind, state in states.items():
         term = build_attention(kind, state, shapes, path, classifier.preprocessing.image_size).to(classifier.device)
-        for layer, map_, attend in zip(checkpoint.aligned_layers, maps, term.attentions, strict=True):
+        for layer, map_, attend in zip(layers, maps, term.attentions, strict=True):
             weights = attend(map_).cpu()
             shaped = weights.unflatten(1, map_.shape[2:]) if kind is Spatial else weights
             result.append(LayerAttention(layer, kind.name, shaped))

@@ -64,15 +64,38 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{path}: contains no state dict (tensors under their names, bare or under 'model')")
     for name, tensor in tensors.items():
-        is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        is_plain = not (tensor.is_quantized or tensor.is_complex() or tensor.is_nested)
-        # A few bytes can claim a tensor that would exhaust any memory once it is copied.
-        if not (is_dense and is_plain and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()):
-            raise CheckpointError(f"{path}: {name} is not a plain tensor with all of its values in the file")
+        if problem := problem_of(tensor):
+            raise CheckpointError(f"{path}: {name} {problem}")
     for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def problem_of(value: object) -> str:
+    """Why ``value`` cannot be used as a tensor; empty if it can."""
+    if not isinstance(value, Tensor):
+        return "is not a tensor"
+    is_dense = value.layout == torch.strided and value.device.type == "cpu"
+    is_plain = not (value.is_quantized or value.is_complex() or value.is_nested)
+    # A few bytes can claim a tensor that would exhaust any memory once it is copied.
+    if not (is_dense and is_plain and value.untyped_storage().nbytes() >= value.numel() * value.element_size()):
+        return "is not a plain tensor with all of its values in the file"
+    return ""
+
+
+def check_tensors(tensors: Mapping[str, object], path: Path | str) -> None:
+    """Raise CheckpointError unless all are tensors of finite numbers."""
+    for name, tensor in tensors.items():
+        problem = problem_of(tensor)
+        if not problem and isinstance(tensor, Tensor):
+            # Counters are integers; weights are not, whatever an integer would be rounded to.
+            if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+                problem = f"has the type {tensor.dtype}; weights are floating-point numbers"
+            elif not tensor.float().isfinite().all():
+                problem = "holds a value that is not finite"
+        if problem:
+            raise CheckpointError(f"{path}: {name} {problem}")
 
 
 def load_state(
@@ -83,6 +106,7 @@ def load_state(
     Raises:
         CheckpointError: keys are missing, unexpected or of another shape; it names the first ten.
     """
+    check_tensors(state, path)
     own = {name: value for name, value in network.state_dict().items() if name not in without}
     loaded = {name: value for name, value in state.items() if name not in without}
     # torch before 1.0 did not keep these counters; with a momentum no forward pass reads them.

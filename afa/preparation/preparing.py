@@ -13,7 +13,7 @@ from afa.data.walk import EXTENSIONS
 from afa.errors import AFAError, ConfigError, DataError
 from afa.preparation.archives import find_archives, unpack
 from afa.preparation.readers import READERS, Choice, Listing, find_groceries
-from afa.results.journal import Progress
+from afa.results.journal import Progress, say
 
 
 def prepare(settings: PrepareSettings) -> None:
@@ -43,7 +43,7 @@ def prepare(settings: PrepareSettings) -> None:
         more = f", {len(scan_split(held_out))} held-out images" if held_out else ""
     except AFAError as error:
         raise DataError([*error.lines, f"{folder}: not a data set with train and test folders; move it away"]) from None
-    print(
+    say(
         f"{folder}: {len(train)} training images{more}, {len(test)} test images, {len(train.classes)} classes; "
         f"train with target_data_dir={folder.parent} target_dataset={folder.name}"
     )
@@ -77,7 +77,7 @@ def _prepare_published(settings: PrepareSettings, published: Published, choice: 
 def _compare_counts(listing: Listing, published: Published, per_class: int) -> None:
     """Print the counts that differ from the known ones."""
     if listing.skipped:
-        print(f"skipped {listing.skipped} files in the archive that do not belong to the data set")
+        say(f"skipped {listing.skipped} files in the archive that do not belong to the data set")
     classes = {name for name, _ in (*listing.train, *listing.test)}
     for what, found, expected in (
         ("training images", len(listing.train), published.train_images(per_class)),
@@ -85,7 +85,7 @@ def _compare_counts(listing: Listing, published: Published, per_class: int) -> N
         ("classes", len(classes), published.classes),
     ):
         if expected and found != expected:
-            print(f"{published.title}: {found} {what}; {published.counted_in} has {expected}")
+            say(f"{published.title}: {found} {what}; {published.counted_in} has {expected}")
 
 
 def _split_folder(settings: PrepareSettings, folder: Path) -> None:

@@ -20,6 +20,7 @@ from afa.inference.trained_attention import attention_to, centre_views
 from afa.method.catalogue import METHODS
 from afa.report import plots
 from afa.report.confusion import read_predictions
+from afa.results.journal import say
 from afa.results.outcomes import Spread, format_seconds
 from afa.results.run_folder import RunFolder
 
@@ -55,7 +56,7 @@ def report_on(settings: Settings) -> None:
     if settings.run.report and not (page.exists() and page.stat().st_mtime >= folder.result.stat().st_mtime):
         write_report(folder.path)
         if not settings.run.quiet:
-            print(f"report: {page}")
+            say(f"report: {page}")
 
 
 def write_report(folder: Path) -> Path:

@@ -23,6 +23,7 @@ from afa.networks.features import FrozenSource
 from afa.report import plots
 from afa.report.confusion import read_predictions
 from afa.report.page import ATTENTION, evenly_spaced
+from afa.results.journal import say
 from afa.results.run_folder import StageFolder, stage_name
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, aligned_layers, build_source, source_start
@@ -58,12 +59,12 @@ def visualize(settings: VisualizeSettings) -> None:
                 path = folder / f"{name}.png"
                 image.save(path)
                 writer.add_image(name, np.asarray(image), dataformats="HWC")
-                print(path, flush=True)
+                say(str(path))
     except OSError as error:
         reason = error.strerror or error
         raise AFAError(f"{folder}: cannot be written: {reason}; choose another output=<folder>") from None
     if moved:
-        print(f"the previous files are kept in {moved}")
+        say(f"the previous files are kept in {moved}")
 
 
 def _named_images(
@@ -96,7 +97,7 @@ def _named_images(
             image = plots.to_image(plots.image_rows(rows))
             yield "most_confused", plots.titled(image, f"Most confused classes of {shown}")
     else:
-        print(f"no confusion matrix: {folder.path} contains no predictions.csv; an evaluation (mode=eval) writes it")
+        say(f"no confusion matrix: {folder.path} contains no predictions.csv; an evaluation (mode=eval) writes it")
     images, views = centre_views(classifier, paths)
     for kind, (stage, rows) in _attention(classifier, images, views, known).items():
         title, legend = ATTENTION[kind]
@@ -128,7 +129,7 @@ def _attention(
         except AFAError as error:
             if path == classifier.path:
                 raise
-            print(f"no attention of stage one: {error}")
+            say(f"no attention of stage one: {error}")
             continue
         found |= {kind: (", ".join(_caption(stage)), of_kind) for kind, of_kind in rows.items()}
     return found

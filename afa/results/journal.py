@@ -1,5 +1,6 @@
 """Messages of a run, on the terminal and in ``experiment.log``, and its progress."""
 
+import contextlib
 import os
 import sys
 import textwrap
@@ -8,16 +9,56 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
 
 from tqdm import tqdm
 
+from afa.errors import printable
 from afa.results.outcomes import format_seconds
 
 _SECONDS_BETWEEN_LINES = 5.0  # without a terminal
 _BAR = "{desc} |{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 _COLUMNS = 100
 """Width of the lines on a terminal; those of files are not broken."""
+
+
+def _break_lines(text: str) -> str:
+    """The text with line breaks at spaces where a line has more than ``_COLUMNS`` characters."""
+    wrapper = textwrap.TextWrapper(
+        _COLUMNS, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(line if len(line) <= _COLUMNS else wrapper.fill(line) for line in text.splitlines())
+
+
+def say(text: str, *, is_error: bool = False) -> None:
+    """Print lines; control characters, for example in a file name, are escaped.
+
+    A closed stream, a full disk or a terminal that no longer exists does not stop a command, a pipe without a reader
+    does.
+
+    Raises:
+        BrokenPipeError: the reader of the output has ended.
+    """
+    stream = sys.stderr if is_error else sys.stdout
+    if stream is None or stream.closed:
+        return
+    text = "\n".join(map(printable, text.split("\n")))
+    if stream.isatty():
+        text = _break_lines(text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        discard_output(stream)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Send what is written to a stream that cannot be written to nowhere; Python would report it at its exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @dataclass
@@ -44,7 +85,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         self._earlier, self._text = self.done, ""
         self._bar = None
-        if sys.stderr.isatty() and not self.quiet:
+        if sys.stderr is not None and sys.stderr.isatty() and not self.quiet:
             options = {"total": self.total, "initial": self.done, "desc": self.title, "bar_format": _BAR}
             self._bar = tqdm(**options, leave=False, dynamic_ncols=True)
 
@@ -58,12 +99,13 @@ class Progress:
         rate = f"{processed / seconds:.0f}/s" if processed and seconds else ""
         status = ", ".join(text for text in (rate, left, self._text) if text)
         if self._bar is not None:
-            self._bar.set_postfix_str(status, refresh=False)
-            self._bar.update(count)
+            with contextlib.suppress(OSError):  # a terminal that no longer exists
+                self._bar.set_postfix_str(status, refresh=False)
+                self._bar.update(count)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES and not self.quiet:
             # Not by tqdm: its carriage returns make one long line in a log file.
             self._last_line = now
-            print(f"{self.title}: {self.done}/{self.total} {self.unit}, {status}", flush=True)
+            say(f"{self.title}: {self.done}/{self.total} {self.unit}, {status}")
         self.between()
 
     def show(self, text: str) -> None:
@@ -75,15 +117,8 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
-            self._bar.close()
-
-
-def _break_lines(text: str) -> str:
-    """The text with line breaks at spaces where a line has more than ``_COLUMNS`` characters."""
-    wrapper = textwrap.TextWrapper(
-        _COLUMNS, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, replace_whitespace=False
-    )
-    return "\n".join(line if len(line) <= _COLUMNS else wrapper.fill(line) for line in text.splitlines())
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
 
 class Journal:
@@ -109,8 +144,7 @@ class Journal:
     def log(self, text: str) -> None:
         """Write one or more lines to the terminal and to the file."""
         if not self._quiet:
-            tqdm.write(_break_lines(text) if sys.stdout.isatty() else text)
-            sys.stdout.flush()
+            say(text)
         for line in text.splitlines():
             self.note(line)
 

@@ -1,7 +1,8 @@
 """Checkpoints: tensors and plain values only, each file written completely or not at all."""
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from afa.data.images import GREY_RANGE
 from afa.errors import CheckpointError
 from afa.files import replace_file, sha256
-from afa.networks.weights import load_file_safely, state_dict_of
+from afa.networks.weights import check_tensors, load_file_safely, problem_of, state_dict_of
 from afa.results.outcomes import EpochRow
 
 SUMS = "SHA256SUMS"
@@ -140,16 +141,89 @@ def load_checkpoint(path: Path) -> Checkpoint:
     model = state_dict_of(content, path)
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     if "epoch" not in known or "classes" not in known:
+        check_tensors(model, path)
         return Checkpoint(model=model)
-    default = Checkpoint({})
-    wrong = [name for name, value in known.items() if not _has_type_of(value, getattr(default, name))]
+    known["model"] = model
+    wrong = _wrong_field(known, _FIELDS) or _wrong_field(known.get("training", {}), _TRAINING)
+    if not wrong and (history := known.get("training", {}).get("history")):
+        is_complete = [row["epoch"] for row in history] == list(range(1, known["epoch"] + 1))
+        wrong = "" if is_complete and len({frozenset(row) for row in history}) == 1 else "history"
     if wrong:
-        raise CheckpointError(f"{path}: not a checkpoint of this program: {wrong[0]} has the wrong type")
-    return Checkpoint(**{**known, "model": model})
+        raise CheckpointError(f"{path}: not a checkpoint of this program: {wrong} has a wrong type or value")
+    for tensors in (model, known.get("attention", {})):
+        check_tensors(tensors, path)
+    return Checkpoint(**known)
 
 
-def _has_type_of(value: Any, default: Any) -> bool:
-    """Whether a field's value has the type of its default; lists hold strings."""
-    if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, int | float if isinstance(default, float) else type(default))
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high  # False for NaN
+
+
+def _is_count(value: Any, high: int) -> bool:
+    return type(value) is int and 0 <= value <= high
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, list) and len(values) <= _MANY and all(type(value) is str for value in values)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether ``row`` is of ``EpochRow.to_dict``: numbers, of which those of a test may be NaN."""
+    try:
+        values = EpochRow.from_dict(row)
+    except (TypeError, AttributeError):
+        return False
+    optional = (values.loss, values.top1, values.top5)
+    required = [value for name, value in row.items() if name not in ("loss", "top1", "top5")]
+    return _is_count(row["epoch"], _MANY) and all(
+        type(value) in (int, float) and (math.isfinite(value) or value in optional) for value in [*required, *optional]
+    )
+
+
+def _is_tensor(value: Any, dtype: torch.dtype, dimensions: int) -> bool:
+    return isinstance(value, Tensor) and value.dtype == dtype and value.dim() == dimensions and not problem_of(value)
+
+
+def _are_generators(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(own, tuple) and len(own) in (1, 2) and all(_is_tensor(state, torch.uint8, 1) for state in own)
+        for own in values
+    )
+
+
+_MANY = 1_000_000
+_Check = Callable[[Any], bool]
+_FIELDS: dict[str, _Check] = {
+    "model": lambda value: True,  # of state_dict_of
+    "attention": lambda value: isinstance(value, dict) and all(type(name) is str for name in value),
+    "backbone": lambda value: type(value) is str and len(value) < 100,
+    "aligned_layers": _are_strings,
+    "classes": lambda value: _are_strings(value) and len(value) == len(set(value)),
+    "image_size": lambda value: _is_count(value, 2048),
+    "augmentation": lambda value: value in ("", "default", "improved"),
+    "method": lambda value: type(value) is str,
+    "epoch": lambda value: _is_count(value, _MANY),
+    "split": lambda value: value in ("", "test", "held_out"),
+    "top1": lambda value: _is_number(value, 0, 100) or value != value,  # NaN: that epoch was not scored
+    "settings": lambda value: type(value) is str and len(value) <= _MANY,
+    "training": lambda value: isinstance(value, dict),
+}
+_TRAINING: dict[str, _Check] = {
+    "optimizer": lambda value: isinstance(value, dict) and isinstance(value.get("state"), dict),
+    "scaler": lambda value: isinstance(value, dict),
+    "generator": lambda value: _is_tensor(value, torch.uint8, 1),
+    "cuda_generator": lambda value: value is None or _is_tensor(value, torch.uint8, 1),
+    "other_generators": _are_generators,
+    "step": lambda value: _is_count(value, 2**62),
+    "sums": lambda value: _is_tensor(value, torch.float64, 1),
+    "history": lambda value: isinstance(value, list) and all(map(_is_row, value)),
+    "seconds": lambda value: _is_number(value, 0, 1e12),
+    "inputs": lambda value: isinstance(value, dict) and _are_strings([*value, *value.values()]),
+    "log_position": lambda value: _is_count(value, 2**62),
+}
+"""The schema of a checkpoint: name of a field -> whether its value is possible."""
+
+
+def _wrong_field(values: Mapping[str, Any], schema: Mapping[str, _Check]) -> str:
+    """Name of the first field that does not fit the schema; empty if all of them do."""
+    return next((name for name, value in values.items() if name in schema and not schema[name](value)), "")

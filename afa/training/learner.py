@@ -224,7 +224,12 @@ def head_width(checkpoint: Checkpoint, path: Path, name: str) -> int:
     if bias not in checkpoint.model:
         first = next(iter(checkpoint.model))
         raise CheckpointError(f"{path}: not a {name}: its head {bias} is missing (the first key is {first})")
-    return len(checkpoint.model[bias])
+    head = checkpoint.model[bias]
+    if head.dim() != 1 or len(head) == 0:
+        raise CheckpointError(
+            f"{path}: its head {bias} has the shape {tuple(head.shape)}; expected one number per class"
+        )
+    return len(head)
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[str]) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from afa.data.loaders import Batch, Split
-from afa.errors import AFAError
+from afa.data.loaders import Batch, Split, TestLoader
 from afa.files import read_json, write_json
 from afa.machine.context import Context
 from afa.machine.signals import StoppedError
@@ -32,16 +31,22 @@ COLLAPSED = 0.05
 def train_stage(stage: Stage, context: Context) -> StageResult:
     """Train a stage to its end, from its start or its newest checkpoint; return the result of a finished stage.
 
+    A signal stops it between two steps, while it waits for images, or while it scores.
+
     Raises:
         StoppedError: a signal stopped it; its state is saved.
-        AFAError: a loss, gradient or weight is not finite, or a worker died; the last checkpoint is unchanged.
+        AFAError: a loss, gradient or weight is not finite; the last checkpoint is unchanged.
     """
     if stage.folder.result.exists():
         return read_json(stage.folder.result, StageResult.from_dict)
 
+    with context.signals.held():
+        return _train(stage, context)
+
+
+def _train(stage: Stage, context: Context) -> StageResult:
     # Initialise: networks, objective and optimiser, then the state of the newest checkpoint.
     processes, splits = context.processes, stage.splits
-    context.signals.deferred = processes.size > 1
     named = {"training": splits.train, splits.selected_on: splits.monitor, "test": splits.test}
     counts = {f"{name} images": len(split.folder) for name, split in named.items()}
     processes.check_counts({"batch_size": stage.settings.data.batch_size, **counts})
@@ -64,7 +69,8 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
                 # Train one epoch.
                 started = time.monotonic()
                 with steps.observe_epoch():
-                    train_one_epoch(learner, loader.epoch(state.epoch, start=state.step), state.sums, steps.after_step)
+                    batches = context.signals.watch(loader.epoch(state.epoch, start=state.step))
+                    train_one_epoch(learner, batches, state.sums, steps.after_step)
 
                 # Score it.
                 row = steps.finish_epoch()
@@ -87,14 +93,6 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
     except StoppedError:
         steps.save()
         raise
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # The end of a worker is raised at any point of a step: the state is not consistent and is not saved.
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise AFAError(
-            f"{stage.title}: a process that decodes images died (out of memory?); the last checkpoint is unchanged; "
-            "the same command resumes from it, num_workers=<fewer> needs less memory"
-        ) from None
     return _evaluate_checkpoints(stage, state, context)
 
 
@@ -107,7 +105,7 @@ class StepObserver:
         self._saved_at = time.monotonic()
         self._images = len(stage.splits.train.folder)
         self._batch_size = stage.settings.data.batch_size
-        self._steps = math.ceil(self._images / self._batch_size)
+        self._steps = stage.steps
         self._rate = self._images_per_second = 0.0
 
     @contextlib.contextmanager
@@ -223,11 +221,27 @@ def _log_epoch(stage: Stage, context: Context, history: list[EpochRow], *, is_be
 
 def score_split(target: FeatureNetwork, stage: Stage, split: Split, context: Context) -> tuple[Tensor, TestMetrics]:
     """(N, K) logits of a split's images in the folder's order, and their metrics."""
-    loader = stage.test_loader(split, context)
-    with context.journal.progress(f"{stage.title} testing", len(loader.indices)) as bar:
-        logits, labels = predict(target, loader, bar.update)
-    logits, labels = (torch.cat(context.processes.gather(tensor)) for tensor in (logits, labels))
+    logits, labels = predict_split(target, stage.test_loader(split, context), f"{stage.title} testing", context)
     return logits, score(logits, labels)
+
+
+def predict_split(target: FeatureNetwork, loader: TestLoader, title: str, context: Context) -> tuple[Tensor, Tensor]:
+    """(N, K) logits and (N,) labels of the images of all processes, in the folder's order.
+
+    Raises:
+        StoppedError: a signal stopped one of the processes.
+    """
+    stopped = 0
+    try:
+        with context.signals.opened(), context.journal.progress(title, len(loader.indices)) as bar:
+            own = predict(target, loader, bar.update)
+    except StoppedError as error:
+        stopped = error.number
+    (stopped,) = context.processes.all_reduce_max(stopped)
+    if stopped:
+        raise StoppedError(stopped)
+    logits, labels = (torch.cat(context.processes.gather(tensor)) for tensor in own)
+    return logits, labels
 
 
 def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> StageResult:

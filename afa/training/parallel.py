@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from afa.errors import AFAError, ConfigError, one_line
 from afa.machine.context import SINGLE_PROCESS, Processes
 from afa.machine.launch import Launch
+from afa.machine.signals import StoppedError
 from afa.training.engine import Learner
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class DistributedProcesses(Processes):
     def report_errors_once(self) -> Generator[None]:
         try:
             yield
-        except AFAError as error:
+        except (AFAError, StoppedError) as error:
             if not self._is_first_to_fail():
                 error.lines = []
             raise

@@ -59,6 +59,11 @@ class Stage:
         images, batch_size = len(self.splits.train.folder), self.settings.data.batch_size
         return self.options.epochs or count_epochs(self.options.max_iter, batch_size=batch_size, images=images)
 
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.splits.train.folder) // self.settings.data.batch_size)
+
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what is not in the settings and yet determines the result."""

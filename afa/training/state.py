@@ -1,5 +1,6 @@
 """The resumable state of a stage, consistent between two steps: saved and restored."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from afa.config.hocon import format_settings
 from afa.errors import CheckpointError, one_line
 from afa.machine.context import Context
+from afa.networks.weights import load_state, problem_of
 from afa.results.outcomes import EpochRow
 from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from afa.training.engine import Learner, TrainSums
@@ -95,7 +97,7 @@ def restore_state(stage: Stage, learner: Learner, context: Context) -> StageStat
         if checkpoint is not None:
             try:
                 check_inputs(stage, checkpoint.training["inputs"])
-                _restore(checkpoint, learner, state, context)
+                _restore(stage, checkpoint, learner, state, context)
             except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise CheckpointError(f"{stage.folder.last}: cannot be resumed: {one_line(error)}") from None
             # Otherwise lines about steps that are now repeated would be in the log twice.
@@ -119,12 +121,49 @@ def check_inputs(stage: Stage, before: dict[str, str]) -> None:
         )
 
 
-def _restore(checkpoint: Checkpoint, learner: Learner, state: StageState, context: Context) -> None:
+def _optimizer_state(learner: Learner, stored: dict[Any, Any]) -> dict[str, Any]:
+    """The optimiser's state dict with the stored momentum, and the hyper-parameters of the config.
+
+    Raises:
+        ValueError: the momentum is not that of the optimiser's parameters; with other shapes torch could crash.
+    """
+    own = learner.optimizer.state_dict()
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
+    for index, state in stored.items():
+        if type(index) is not int or not 0 <= index < len(parameters) or state.keys() != {"momentum_buffer"}:
+            raise ValueError(f"the optimiser has no state {index!r}")
+        buffer, parameter = state["momentum_buffer"], parameters[index]
+        if buffer is None:
+            continue
+        if problem_of(buffer) or (buffer.shape, buffer.dtype) != (parameter.shape, parameter.dtype):
+            raise ValueError(f"the momentum of parameter {index} is not a tensor of shape {tuple(parameter.shape)}")
+        if not buffer.isfinite().all():
+            raise ValueError(f"the momentum of parameter {index} is not finite")
+    return {"state": stored, "param_groups": own["param_groups"]}
+
+
+def _scaler_state(learner: Learner, stored: dict[str, Any]) -> dict[str, Any]:
+    """The state dict of the loss scaling with the stored scale, and the other values of this program."""
+    own = learner.scaler.state_dict()
+    for name in own.keys() & {"scale", "_growth_tracker"}:
+        value = stored[name]
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"the loss scaling has {name} = {value!r}")
+        own[name] = value
+    return own
+
+
+def _restore(stage: Stage, checkpoint: Checkpoint, learner: Learner, state: StageState, context: Context) -> None:
     training = checkpoint.training
-    learner.target.network.load_state_dict(checkpoint.model)
-    learner.objective.load_state_dict(checkpoint.attention)
-    learner.optimizer.load_state_dict(training["optimizer"])
-    learner.scaler.load_state_dict(training["scaler"])
+    path, step_sums = stage.folder.last, state.sums.sums
+    load_state(learner.target.network, checkpoint.model, path)
+    load_state(learner.objective, checkpoint.attention, path)
+    learner.optimizer.load_state_dict(_optimizer_state(learner, training["optimizer"]["state"]))
+    learner.scaler.load_state_dict(_scaler_state(learner, training["scaler"]))
+    if training["sums"].shape != step_sums.shape or not training["sums"].isfinite().all():
+        raise ValueError("the sums of the epoch have another shape, or are not finite")
+    if training["step"] > stage.steps or len(training["history"]) > stage.epochs:
+        raise ValueError(f"step {training['step']} of {stage.steps}, epoch {checkpoint.epoch} of {stage.epochs}")
     generators = [(training["generator"], training["cuda_generator"]), *training.get("other_generators", ())]
     if len(generators) == context.processes.size:  # otherwise dropout draws other numbers than before
         generator, *cuda_generators = generators[context.processes.rank]

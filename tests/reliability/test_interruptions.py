@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,24 @@ from afa.training.checkpoint import load_checkpoint
 from tests.processes import Program
 from tests.reliability.runs import STEPS, commands, one_line
 from tests.same import assert_the_same
+
+
+def started(command: list[str], handler: Any = signal.SIG_DFL) -> subprocess.Popen:
+    """``python main.py`` with signals as in a terminal; the tests may be a background job, which ignores some."""
+
+    def as_in_a_terminal() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, handler)
+
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen([sys.executable, "main.py", *command], preexec_fn=as_in_a_terminal, **pipes)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until, "a minute has passed"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -88,20 +108,13 @@ def test_the_second_ctrl_c_ends_within_a_step(words, tmp_path):
     assert (last.epoch, last.training["step"]) == (0, 0)
 
 
-def test_ctrl_c_during_the_start_is_one_line(words, tmp_path):
-    command = [sys.executable, "main.py", *commands(words, tmp_path)["one"]]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        # As in a terminal; a shell's background job, which the tests may be, ignores it, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_start_is_one_line(words, tmp_path, number):
+    process = started(commands(words, tmp_path)["one"])
     time.sleep(0.7)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     errors = process.communicate()[1]
-    assert process.returncode in (-signal.SIGINT, 130)
+    assert process.returncode in (-number, 128 + number)
     assert len(errors.splitlines()) <= 1
 
 
@@ -157,3 +170,57 @@ def test_only_its_result_file_marks_a_stage_as_finished(words, undisturbed, tmp_
         assert f"{name}: modified or incomplete; remove it" in one_line(capsys.readouterr().err)
         (run / name).unlink()
         assert main(command) == 0
+
+
+def test_a_signal_ends_a_run_that_waits_for_images(words, tmp_path):
+    """Its worker is alive and delivers nothing, as on a file system that does not answer."""
+    run = tmp_path / "run"
+    options = ["cache=none", "num_workers=1", "max_iter=6000"]
+    process = started([*commands(words, tmp_path)["one"], *options])
+    wait_until(lambda: (run / "experiment.log").exists() and "step 1/" in (run / "experiment.log").read_text())
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("no list of a process's children here")
+    for child in children.read_text().split():
+        os.kill(int(child), signal.SIGSTOP)
+    time.sleep(1)  # the batches that it has sent before are used up
+    process.send_signal(signal.SIGTERM)
+    started_at = time.monotonic()
+    errors = process.communicate(timeout=60)[1]
+    assert time.monotonic() - started_at < 10 + 5  # the step in progress, on a busy machine
+    assert process.returncode == 143
+    assert one_line(errors) == "stopped by SIGTERM; run the same command again to resume"
+    assert load_checkpoint(run / "check_point/last.pth").training["step"] >= 1
+
+
+@pytest.mark.parametrize("phase", ["reading", "scoring", "summary"])
+def test_a_signal_ends_any_phase_of_a_run(words, tmp_path, monkeypatch, capsys, phase):
+    """Also where nothing is checked between two images or steps; the same command continues."""
+    name = {
+        "reading": "afa.commands.algorithm.Images",
+        "scoring": "afa.training.loop.predict",
+        "summary": "afa.commands.algorithm._summarise",
+    }[phase]
+
+    def hang(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(30)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(name, hang)
+            assert main(commands(words, tmp_path)["one"]) == 129
+        assert one_line(capsys.readouterr().err) == "stopped by SIGHUP; run the same command again to resume"
+        assert main(commands(words, tmp_path)["one"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_ignored_sighup_stays_ignored(words, tmp_path):
+    process = started(commands(words, tmp_path)["one"], handler=signal.SIG_IGN)
+    log = tmp_path / "run/experiment.log"
+    wait_until(lambda: log.exists() and "step 1/" in log.read_text())
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
