@@ -12,7 +12,7 @@ import torch
 
 from afa.commands.evaluation import evaluate_checkpoint
 from afa.commands.fixed_weights import with_fixed_weights
-from afa.commands.image_reader import Images, with_validation_folder
+from afa.commands.image_reader import Decoded, Images, with_validation_folder
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, differences
 from afa.data.loaders import Split
@@ -38,13 +38,14 @@ WORKER_DIED = (
 )
 
 
-def execute(settings: Settings, command: str = "") -> dict[str, Any]:
+def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = None) -> dict[str, Any]:
     """Train or evaluate in ``<outpath>/<run name>/``, and return the content of ``result.json``.
 
     A finished run is not repeated, an unfinished one is resumed.
 
     Args:
         command: what the user typed; stored with the result.
+        decoded: images that several runs share.
 
     Raises:
         AFAError: see its subclasses; also if the folder holds a run with other settings.
@@ -65,7 +66,7 @@ def execute(settings: Settings, command: str = "") -> dict[str, Any]:
             path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
             outcome = evaluate_checkpoint(settings, path, folder=folder.as_stage, context=context)
         else:
-            images = Images(settings.data, context)
+            images = Images(settings.data, context, decoded)
             labels = " then ".join(stage.label for stage in settings.stages)
             splits = {"training": images.train, "held-out": images.held_out, "test": images.test}
             counts = [f"{len(split.folder)} {name} images" for name, split in splits.items() if split]
@@ -185,7 +186,8 @@ def first_start(settings: Settings, images: Images, repeat: int) -> Start:
     """The source's weights, or the checkpoint that the config names."""
     if not settings.run.pre_trained_path:
         return source_start(settings.backbone)
-    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat)
+    which = settings.stages[0].stage_start
+    path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat, which=which)
     return checkpoint_start(load_checkpoint(path), path, settings.backbone, images.classes)
 
 

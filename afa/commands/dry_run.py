@@ -141,9 +141,8 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     device, note = choose_device(settings.run.gpu_id)
     Precision(settings.compute.precision, device)  # raises before anything is written
     if settings.is_searched:  # the folder's future settings are not known yet
-        state = "trying the first value of search.alpha; the search itself is not in the estimate"
-        first = tuple(replace(one, alpha=(*one.search_alpha, one.alpha)[0]) for one in settings.stages)
-        settings = replace(settings, stages=first)
+        state = "trying the first values of the search; the search itself is not in the estimate"
+        settings = replace(settings, stages=tuple(stage.trials[0] for stage in settings.stages))
     else:
         state = _describe_folder(folder, settings)
     for line in (note, state, f"on {device_name(device)}, torch {torch.__version__}"):

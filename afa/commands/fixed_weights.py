@@ -44,7 +44,9 @@ def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
     """
     backbone, start = stage.settings.backbone, source_start(stage.settings.backbone)
     if stage.options.attention_path:
-        path = find_checkpoint(stage.options.attention_path, stage.settings.run.outpath, stage.repeat)
+        path = find_checkpoint(
+            stage.options.attention_path, stage.settings.run.outpath, stage.repeat, which=stage.options.stage_start
+        )
     else:
         options = replace(stage.options, method="ast", method_settings=None, keep_source=False)
         ast = stage.nested("ast", "AST", options, start)

@@ -45,21 +45,29 @@ def with_validation_folder(settings: Settings) -> Settings:
     return replace(settings, data=replace(data, validation_folder="" if data.validation_fraction else name))
 
 
-class ImageReader:
-    """Reads splits: names all bad images at once, and keeps the decoded pixels if they fit in memory."""
+Decoded = dict[tuple[ImageFolder, str], Split]
+"""Images and name of their preprocessing -> the split that was read from them."""
 
-    def __init__(self, settings: DataSettings, context: Context) -> None:
+
+class ImageReader:
+    """Reads splits: names all bad images at once, and keeps the decoded pixels if they fit in memory.
+
+    If ``decoded`` is given, it keeps all splits for other readers with the same settings.
+    """
+
+    def __init__(self, settings: DataSettings, context: Context, decoded: Decoded | None = None) -> None:
         self.root = Path(settings.root) / settings.dataset
         self.preprocessing = Preprocessing(
             settings.image_size, settings.augmentation, settings.background, settings.grey_range
         )
         self._settings, self._journal, self._described = settings, context.journal, set[Path]()
+        self._decoded = decoded
         self._processes = context.processes.local_size  # all of them read the same images on this machine
         self._workers = max((os.cpu_count() or 1) // self._processes, 1)
 
     def read_train(self, folder: ImageFolder) -> Split:
         """Read a split to train on. Raises DataError for bad images, all at once."""
-        return self._read(folder, self.preprocessing.train_canvas)
+        return self._read_once(folder, self.preprocessing.train_canvas)
 
     def read_test(self, folder: ImageFolder | None = None) -> Split:
         """Read the test images, by default those of ``data/folders.py``. Raises DataError for bad folders or images."""
@@ -70,7 +78,15 @@ class ImageReader:
 
     def read_held_out(self, folder: ImageFolder) -> Split:
         """Read images to score with the preprocessing of a test. Raises DataError for bad images."""
-        return self._read(folder, self.preprocessing.test_canvas)
+        return self._read_once(folder, self.preprocessing.test_canvas)
+
+    def _read_once(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
+        if self._decoded is None:
+            return self._read(folder, make_canvas)
+        key = folder, make_canvas.__name__
+        if key not in self._decoded:
+            self._decoded[key] = self._read(folder, make_canvas)
+        return self._decoded[key]
 
     def _read(self, folder: ImageFolder, make_canvas: MakeCanvas) -> Split:
         self._describe(folder)
@@ -136,8 +152,8 @@ class Images:
         DataError: folders or images that cannot be used; all of them, one line each.
     """
 
-    def __init__(self, settings: DataSettings, context: Context) -> None:
-        self._reader = ImageReader(settings, context)
+    def __init__(self, settings: DataSettings, context: Context, decoded: Decoded | None = None) -> None:
+        self._reader = ImageReader(settings, context, decoded)
         self._fraction = settings.validation_fraction
         train, test = scan_dataset(self._reader.root)
         self.train = self._reader.read_train(train)

@@ -25,16 +25,20 @@ GRID = "grid"
 class GridSettings:
     """The axes of a grid; keys of the block ``grid { }``."""
 
-    networks: tuple[str, ...] = setting("names of networks: defined in the grid, or torchvision's")
-    datasets: tuple[str, ...] = setting("names of data sets: defined in the grid, or folders")
-    methods: tuple[str, ...] = setting("names of methods: defined in the grid, or a reg_type")
+    networks: tuple[str, ...] = setting(
+        "names of networks: defined in the grid, or torchvision's; not set: base_model_name"
+    )
+    datasets: tuple[str, ...] = setting("names of data sets: defined in the grid, or folders; not set: target_dataset")
+    methods: tuple[str, ...] = setting("names of methods: defined in the grid, or a reg_type; not set: reg_type")
     seeds: int = setting("number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000)
     name: str = setting("folder of the runs in outpath, which grids may share; empty: the file's name", default="")
+    baseline: tuple[str, ...] = setting("methods that the report compares all others with, seed by seed", default=())
     published: str = setting("number of the paper's table to compare the results with", default="")
     kind: str = setting(
-        "output of mode=report: table, curves, images_per_class or parameters",
+        "output of mode=report: table, curves, images_per_class or parameters; does_it_help: a table and one sentence, "
+        "also after the training",
         default="table",
-        choices=("table", "curves", "images_per_class", "parameters"),
+        choices=("table", "curves", "images_per_class", "parameters", "does_it_help"),
     )
 
 
@@ -85,11 +89,11 @@ class Cell(NamedTuple):
 
     @property
     def search_folder(self) -> Path:
-        """Folder of the search for alpha, which the seeds share."""
+        """Folder of the search for alpha and learning rate, which the seeds share."""
         return self.parent / "search"
 
     def run_settings(self, first_seed: Settings | None = None) -> Settings:
-        """The run's settings, from those of the first seed (after a search: with the chosen alphas)."""
+        """The run's settings, from those of the first seed (after a search: with the chosen values)."""
         base = first_seed or self.first_seed
         stages = tuple(replace(stage, seed=stage.seed + self.seed - 1) for stage in base.stages)
         run = replace(base.run, outpath=str(self.parent), exp_id=self.folder.name)
@@ -123,6 +127,7 @@ def build_grid(
     if not isinstance(block, Mapping):
         problems.add(GRID, f"expected a block {{ ... }}, got {block!r}")
         return None
+    block = {**{axis: [values[key]] for axis, key in _AXES.items() if key in values}, **block}
     inside = problems.at(f"{GRID}.")
     grid = _section(GridSettings, {key: value for key, value in block.items() if key != "define"}, inside)
     options = _section(GridOptions, {key: value for key, value in values.items() if key in _OPTIONS}, problems)
@@ -185,6 +190,9 @@ def _check_definitions(define: Any, grid: GridSettings, problems: Problems) -> N
     if not problems.found:
         # Settings of a combination that the axes do not contain would be ignored silently.
         names = [{*getattr(grid, axis), *define.get(axis, {})} for axis in _AXES]
+        for name in grid.baseline:
+            if name not in names[-1]:
+                problems.add("baseline", f"{name} is not a method of the grid{nearest(name, names[-1])}")
         _check_blocks(define.get("cells", {}), "define.cells", names, problems)
 
 

@@ -5,7 +5,9 @@ are confusing: its ``beta`` is the paper's gamma, its ``gamma`` the factor of th
 them; the rest of the program uses the field names.
 """
 
-from dataclasses import Field, dataclass
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +121,18 @@ class StageSettings:
         choices=("released", "relative"),
     )
     search_alpha: tuple[float, ...] = setting(
-        "values of alpha to try on held-out images; training uses the best", key="search.alpha", default=(), low=0.0
+        "values of alpha to try on held-out images, each with all of search.lr; training uses the best",
+        key="search.alpha",
+        default=(),
+        low=0.0,
     )
     head_penalty: float = setting(
         "weight of half the squared L2 norm of the head; the paper's gamma", key="beta", default=0.01, low=0.0
     )
     learning_rate: float = setting("learning rate of backbone, head and attention", key="lr", default=0.01, low=0.0)
+    search_lr: tuple[float, ...] = setting(
+        "learning rates to try, as search.alpha", key="search.lr", default=(), low=0.0
+    )
     max_iter: int = setting("number of steps, rounded to complete epochs", default=4500, low=1)
     epochs: int = setting(
         "number of epochs; 0: use max_iter; default for L2-FE if neither is set: 10", default=0, low=0, high=1_000_000
@@ -160,7 +168,8 @@ class StageSettings:
         "true: the source stays the pre-trained network in every stage (Table 10)", default=False
     )
     stage_start: str = setting(
-        "checkpoint of stage one that stage two starts from: best on the monitored images, or last",
+        "checkpoint of stage one, or of the run of pre_trained_path, that a stage starts from: best on the monitored "
+        "images, or last",
         default="best",
         choices=("best", "last"),
     )
@@ -171,6 +180,19 @@ class StageSettings:
         own = METHODS[self.method].settings
         if not isinstance(self.method_settings, own or type(None)):
             object.__setattr__(self, "method_settings", own and own())
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the stage has values to try."""
+        return bool(self.search_alpha or self.search_lr)
+
+    @property
+    def trials(self) -> "tuple[StageSettings, ...]":
+        """The stage with each combination of the values to try; without such values, only the stage itself."""
+        return tuple(
+            replace(self, alpha=alpha, learning_rate=rate, search_alpha=(), search_lr=())
+            for alpha, rate in product(self.search_alpha or (self.alpha,), self.search_lr or (self.learning_rate,))
+        )
 
     @property
     def label(self) -> str:
@@ -210,7 +232,11 @@ class RunSettings:
     )
     repeat: int = setting("number of seeds, trained one after another", default=1, low=1, high=1000)
     search_repeat: int = setting(
-        "number of seeds for each value of search.alpha", key="search.repeat", default=1, low=1, high=1000
+        "number of seeds for each combination of search.alpha and search.lr",
+        key="search.repeat",
+        default=1,
+        low=1,
+        high=1000,
     )
     gpu_id: str = setting("index of the CUDA GPU, or cpu", default="0", changes_result=False)
     sync_bn: bool = setting("torchrun on GPUs: batch-norm over the images of all processes", default=False)
@@ -256,8 +282,12 @@ class Settings:
 
     @property
     def is_searched(self) -> bool:
-        """True if a search chooses the alpha of a stage."""
-        return any(stage.search_alpha for stage in self.stages)
+        """True if a search chooses the alpha or the learning rate of a stage."""
+        return any(stage.is_searched for stage in self.stages)
+
+    def after_search(self, stages: Sequence[StageSettings]) -> "Settings":
+        """The run that follows a search: with the chosen ``stages``, on all training images."""
+        return replace(self, stages=tuple(stages), data=replace(self.data, validation_fraction=0.0))
 
 
 STAGE_NAMES = ("first_stage", "second_stage")
@@ -275,7 +305,7 @@ FIELDS: dict[str, Field] = {
     **setting_fields(ComputeSettings),
     **setting_fields(RunSettings),
 }
-EXCLUSIVE = (("alpha", "search.alpha"), ("max_iter", "epochs"))
+EXCLUSIVE = (("alpha", "search.alpha"), ("lr", "search.lr"), ("max_iter", "epochs"))
 """Pairs of keys that exclude each other: the second one applies, unless the first is set with higher precedence."""
 RENAMED = {"pretrain_path": "source_weights"}
 """Released key -> our key of the same meaning."""

@@ -10,7 +10,7 @@ from afa.commands.finished_run import read_finished_run
 from afa.commands.image_reader import with_validation_folder
 from afa.config.grid import Cell
 from afa.config.hocon import format_settings, load_settings
-from afa.config.settings import Settings, differences
+from afa.config.settings import Settings, StageSettings, differences
 from afa.errors import AFAError
 from afa.method.catalogue import METHODS
 from afa.results.outcomes import StageResult
@@ -31,17 +31,35 @@ class GridRun(NamedTuple):
 
     Attributes:
         problem: why the run is broken.
-        stages: results of each stage; this and the following attributes only of a run that is done.
+        settings: with the values that a search chose; this and the following attributes only of a run that is done.
+        stages: results of each stage.
         images_per_class: training images per class.
-        alphas: of each stage that has one, as trained with.
     """
 
     cell: Cell
     state: State
     problem: str = ""
+    settings: Settings | None = None
     stages: tuple[StageResult, ...] = ()
     images_per_class: float = math.nan
-    alphas: str = ""
+
+    @property
+    def alphas(self) -> str:
+        """Of each stage that has one, as trained with."""
+        stages = self.settings.stages if self.settings else ()
+        return " / ".join(f"{stage.alpha:g}" for stage in stages if METHODS[stage.method].terms)
+
+    @property
+    def learning_rates(self) -> str:
+        """Of each stage, as trained with."""
+        return " / ".join(f"{stage.learning_rate:g}" for stage in (self.settings.stages if self.settings else ()))
+
+    @property
+    def steps(self) -> str:
+        """Of each stage; empty if an earlier version trained the run."""
+        return (
+            " + ".join(str(stage.steps) for stage in self.stages) if all(stage.steps for stage in self.stages) else ""
+        )
 
 
 def read_run(cell: Cell) -> GridRun:
@@ -63,8 +81,7 @@ def read_run(cell: Cell) -> GridRun:
         return GridRun(cell, State.BROKEN, problem="; ".join(error.lines))
     except (KeyError, TypeError, ZeroDivisionError):
         return GridRun(cell, State.BROKEN, problem=f"{folder.result}: damaged; delete it and run the grid again")
-    alphas = [stage.alpha for stage in settings.stages if METHODS[stage.method].terms]
-    return GridRun(cell, State.DONE, "", stages, images_per_class, " / ".join(f"{alpha:g}" for alpha in alphas))
+    return GridRun(cell, State.DONE, "", settings, stages, images_per_class)
 
 
 def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
@@ -74,8 +91,8 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
         AFAError: they cannot be read, or differ from those of the grid.
     """
     wanted = cell.run_settings()
-    if wanted.is_searched:  # the run that follows a search trains on all training images
-        wanted = replace(wanted, data=replace(wanted.data, validation_fraction=0.0))
+    if wanted.is_searched:
+        wanted = wanted.after_search(wanted.stages)
     has_images = Path(wanted.data.root, wanted.data.dataset).is_dir()
     if has_images:
         wanted = with_validation_folder(wanted)
@@ -90,12 +107,20 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
         raise AFAError(f"{folder.path}: {' '.join(error.lines)}") from None
     if not has_images:  # a report of runs that were made elsewhere
         wanted = replace(wanted, data=replace(wanted.data, validation_folder=found.data.validation_folder))
-    # A search is over once the run starts: the run must have one of the values that were to be tried.
-    stages = tuple(
-        replace(stage, alpha=other.alpha, search_alpha=()) if other.alpha in stage.search_alpha else stage
-        for stage, other in zip(wanted.stages, found.stages, strict=False)
-    )
-    different = differences(found, replace(wanted, stages=stages) if wanted.is_searched else wanted)
+    different = differences(found, with_values_of(wanted, found))
     if different:
         raise AFAError(f"{folder.path}: made with other settings ({'; '.join(different)})")
     return found
+
+
+def with_values_of(wanted: Settings, found: Settings) -> Settings:
+    """``wanted`` with the values of alpha and learning rate in ``found``, if they are among those to try."""
+    stages = tuple(
+        next((trial for trial in stage.trials if _values(trial) == _values(other)), stage)
+        for stage, other in zip(wanted.stages, found.stages, strict=False)
+    )
+    return replace(wanted, stages=stages) if len(wanted.stages) == len(found.stages) else wanted
+
+
+def _values(stage: StageSettings) -> tuple[float, float]:
+    return stage.alpha, stage.learning_rate

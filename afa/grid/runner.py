@@ -2,14 +2,14 @@
 
 from collections.abc import Hashable, Sequence
 
-from afa.commands.alpha_search import choose_alphas
 from afa.commands.dry_run import Estimate, estimate_run
+from afa.commands.search import choose_values
 from afa.config.grid import Cell, Grid
 from afa.config.schema import check_dataset
 from afa.config.settings import Settings
 from afa.entry import run
 from afa.errors import AFAError, BusyError, ConfigError, one_line
-from afa.grid.run_states import State, read_run
+from afa.grid.run_states import State, read_run, with_values_of
 from afa.grid.tables import write_tables
 from afa.results.journal import say
 from afa.results.outcomes import format_bytes, format_seconds
@@ -33,13 +33,17 @@ def do_grid(grid: Grid) -> int:
     if grid.options.dry_run:
         list_runs(cells)
         return 0
-    return train(cells)
+    status = train(cells)
+    if grid.grid.kind == "does_it_help":
+        for text in write_tables(grid):
+            _print(text)
+    return status
 
 
 def shard(cells: Sequence[Cell], text: str) -> list[Cell]:
     """Shard k of n, ``text`` being ``k/n``. The n shards are disjoint and together contain every cell.
 
-    Seeds that share a search for alpha stay in one shard.
+    Seeds that share a search stay in one shard.
     """
     k, n = map(int, text.split("/"))
     units: dict[Hashable, list[Cell]] = {}
@@ -73,11 +77,15 @@ def train(cells: Sequence[Cell]) -> int:
         found = read_run(cell)
         if found.state is State.DONE:
             _print(f"{title}: already done, last top-1 {found.stages[-1].last.test_top1:.2f} %", quiet=quiet)
+            if found.settings and cell.first_seed.is_searched:  # no search: its runs may be on another machine
+                chosen[cell.group] = with_values_of(
+                    cell.first_seed.after_search(cell.first_seed.stages), found.settings
+                )
             continue
         _print(title, quiet=quiet)
         try:
             if cell.first_seed.is_searched and cell.group not in chosen:
-                chosen[cell.group] = choose_alphas(cell.first_seed, cell.search_folder)
+                chosen[cell.group] = choose_values(cell.first_seed, cell.search_folder)
             run(cell.run_settings(chosen.get(cell.group)))
         except BusyError as error:
             _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
@@ -116,12 +124,12 @@ def list_runs(cells: Sequence[Cell]) -> None:
             _print(f"{state:8} {cell}: {estimate}")
             continue
         run_seconds, run_bytes = estimate.seconds, estimate.disk_bytes
-        if is_first:  # The first seed also searches for alpha: each trial trains all stages up to the one it is for.
-            for index, stage in enumerate(cell.first_seed.stages):
-                trials = len(stage.search_alpha) * cell.first_seed.run.search_repeat
-                trained = estimate.stages[: index + 1]
-                run_seconds += trials * (estimate.reading + sum(earlier.seconds for earlier in trained))
-                run_bytes += trials * sum(earlier.disk_bytes for earlier in trained)
+        if is_first and cell.first_seed.is_searched:  # the first seed also searches
+            run_seconds += estimate.reading
+            for index, stage in enumerate(estimate.stages):
+                if any(later.is_searched for later in cell.first_seed.stages[index:]):
+                    trials = len(cell.first_seed.stages[index].trials) * cell.first_seed.run.search_repeat
+                    run_seconds, run_bytes = run_seconds + trials * stage.seconds, run_bytes + trials * stage.disk_bytes
         seconds, disk_bytes = seconds + run_seconds, disk_bytes + run_bytes
         _print(f"{state:8} {cell}: {format_seconds(run_seconds)}, {format_bytes(run_bytes)}")
     _print(f"remaining, one run after the other: {format_seconds(seconds)}, {format_bytes(disk_bytes)} of disk space")

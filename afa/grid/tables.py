@@ -2,13 +2,14 @@
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from afa.config.grid import Grid
 from afa.files import write_csv, write_text
+from afa.grid.comparison import Difference, differences_to_baselines, verdicts, what_seeds_tell
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
 from afa.results.outcomes import Spread, format_markdown, format_seconds, spread
@@ -20,9 +21,12 @@ ROUNDING = 0.05
 _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch*
 is not selected. *Best epoch* has the highest top-1 of all epochs on the images under *selected
-on*; with `test` it is selected on the test images, as in the paper. *Alpha* (held-out): the best
-of several on held-out training images. *Difference*: best epoch minus published; `!`: larger than
-two standard deviations of both together."""
+on*; with `test` it is selected on the test images, as in the paper. (held-out): the best of
+several values on held-out images. *Difference*: best epoch minus published; `!`: larger than two
+standard deviations of both together."""
+_DIFFERENCES = """\
+*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 %
+t-interval."""
 
 
 class TableRow(NamedTuple):
@@ -34,7 +38,9 @@ class TableRow(NamedTuple):
         best: the same at the epoch with the highest top-1 on ``selected_on``: ``test``, as in the paper, or
             ``held_out``.
         alphas: of each stage, as trained with; several if the seeds differ.
-        alpha_selected_on: ``held_out`` if the grid searched for it, else empty.
+        alpha_selected_on, lr_selected_on: ``held_out`` if the grid searched for it, else empty.
+        learning_rates, steps: of each stage, as ``alphas``.
+        differences: baseline -> last epoch minus that of the baseline, paired by seed.
     """
 
     network: str
@@ -48,6 +54,10 @@ class TableRow(NamedTuple):
     selected_on: str
     alphas: str
     alpha_selected_on: str
+    learning_rates: str
+    lr_selected_on: str
+    steps: str
+    differences: Mapping[str, Difference]
     published: Spread | None
 
     @property
@@ -68,7 +78,7 @@ def write_tables(grid: Grid) -> Iterator[str]:
     """Write ``<outpath>/<grid>/<config>.md``, ``.csv`` and ``.png``.
 
     Yields:
-        the table and the paths of the files, for the terminal.
+        the table, the paths of the files and the sentences of ``verdicts``, for the terminal.
     """
     grid.report.parent.mkdir(parents=True, exist_ok=True)
     markdown_path, csv_path, png_path = (grid.report.with_suffix(suffix) for suffix in (".md", ".csv", ".png"))
@@ -82,21 +92,24 @@ def write_tables(grid: Grid) -> Iterator[str]:
     write_text(markdown_path, text)
     yield f"written to {markdown_path}"
     if grid.grid.kind != "parameters":
-        records = [_record(row) for row in rows]
+        records = [_record(row, grid.grid.baseline) for row in rows]
         write_csv(csv_path, list(records[0]) if records else [], [list(record.values()) for record in records])
         yield f"written to {csv_path}"
         is_drawn = _draw(grid.grid.kind, rows, runs, png_path)
         yield f"written to {png_path}" if is_drawn else "no PNG: there is nothing to draw yet"
+        if grid.grid.kind == "does_it_help":
+            yield from verdicts(grid, runs)
 
 
 def summarise(grid: Grid, runs: Sequence[GridRun]) -> list[TableRow]:
     """A row for each network, data set and method, in the order of the grid."""
     published = published_accuracies(grid.grid.published)
+    differences = differences_to_baselines(grid, runs)
     rows = []
     for group in dict.fromkeys(run.cell.group for run in runs):
         members = [run for run in runs if run.cell.group == group]
         done = [run for run in members if run.state is State.DONE]
-        final = [run.stages[-1] for run in done]
+        final, stages = [run.stages[-1] for run in done], members[0].cell.first_seed.stages
         counts = {state: sum(run.state is state for run in members) for state in State if state is not State.DONE}
         rows.append(
             TableRow(
@@ -108,7 +121,11 @@ def summarise(grid: Grid, runs: Sequence[GridRun]) -> list[TableRow]:
                 best=spread([result.best.test_top1 for result in final]) if final else None,
                 selected_on=", ".join(sorted({result.selected_on for result in final})),
                 alphas=", ".join(sorted({run.alphas for run in done})),
-                alpha_selected_on="held_out" if done and done[0].cell.first_seed.is_searched else "",
+                alpha_selected_on="held_out" if done and any(stage.search_alpha for stage in stages) else "",
+                learning_rates=", ".join(sorted({run.learning_rates for run in done})),
+                lr_selected_on="held_out" if done and any(stage.search_lr for stage in stages) else "",
+                steps=", ".join(sorted({run.steps for run in done})),
+                differences=differences[group],
                 published=published.get(group),
             )
         )
@@ -121,21 +138,7 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     A column that is empty in all rows is left out. A network or data set that is the same in all rows is printed
     above the table.
     """
-    cells = [
-        {
-            "network": row.network,
-            "data set": row.dataset,
-            "method": row.method,
-            "alpha": row.alphas + (" (held-out)" if row.alpha_selected_on else ""),
-            "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
-            "last epoch": _accuracy(row.last) or "missing",
-            "best epoch": _accuracy(row.best) or "missing",
-            "selected on": row.selected_on,
-            "published": _accuracy(row.published),
-            "difference": "" if row.difference is None else f"{row.difference:+.1f}{' !' if row.is_outside else ''}",
-        }
-        for row in rows
-    ]
+    cells = [_cells(row, grid.grid.baseline) for row in rows]
     columns = [name for name in (cells[0] if cells else ()) if any(row[name] for row in cells)]
     same = [name for name in ("network", "data set") if name in columns and len({row[name] for row in cells}) == 1]
     shown = [name for name in columns if name not in same]
@@ -147,16 +150,50 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     seconds = sum(stage.seconds for run in done for stage in run.stages)
     broken = [f"- {run.problem}" for run in runs if run.state is State.BROKEN]
     lines = [f"# {heading}", ""]
+    lines += [f"{sentence}\n" for sentence in verdicts(grid, runs)] if grid.grid.kind == "does_it_help" else []
     lines += [", ".join(f"{name}: {cells[0][name]}" for name in same), ""] if same else []
-    lines += [
-        *table,
-        "",
-        f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.",
-        "",
-        _NOTES,
-    ]
+    lines += [*table, "", f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.", ""]
+    lines += _warn_of_steps(rows)
+    lines += [_NOTES]
+    if grid.grid.baseline:
+        compared = [row for row in rows if row.method not in grid.grid.baseline]
+        differences = [difference for row in compared for difference in row.differences.values()]
+        lines += ["", f"{_DIFFERENCES} {what_seeds_tell(differences)}".rstrip()]
     lines += ["", "Left out, because they cannot be used:", "", *broken] if broken else []
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: TableRow, baselines: Sequence[str]) -> dict[str, str]:
+    """The row of the printed table by column."""
+    return {
+        "network": row.network,
+        "data set": row.dataset,
+        "method": row.method,
+        "alpha": row.alphas + (" (held-out)" if row.alpha_selected_on else ""),
+        "lr": f"{row.learning_rates} (held-out)" if row.lr_selected_on else "",
+        "steps": row.steps,
+        "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
+        "last epoch": _accuracy(row.last) or "missing",
+        **{f"vs {name}": str(row.differences.get(name, "")) for name in baselines},
+        "best epoch": _accuracy(row.best) or "missing",
+        "selected on": row.selected_on,
+        "published": _accuracy(row.published),
+        "difference": "" if row.difference is None else f"{row.difference:+.1f}{' !' if row.is_outside else ''}",
+    }
+
+
+def _warn_of_steps(rows: Sequence[TableRow]) -> list[str]:
+    """A line for each network and data set whose methods were trained for different numbers of steps."""
+    lines = []
+    for pair in dict.fromkeys(row[:2] for row in rows):
+        methods: dict[int, list[str]] = {}
+        for row in rows:
+            if row[:2] == pair and row.steps:
+                methods.setdefault(sum(map(int, row.steps.split(",")[0].split("+"))), []).append(row.method)
+        if len(methods) > 1:
+            counts = "; ".join(f"{steps}: {', '.join(names)}" for steps, names in sorted(methods.items()))
+            lines += [f"**Warning:** the methods have different numbers of steps ({', '.join(pair)}): {counts}.", ""]
+    return lines
 
 
 def _accuracy(value: Spread | None) -> str:
@@ -165,8 +202,9 @@ def _accuracy(value: Spread | None) -> str:
     return f"{value.mean:.1f} ± {value.deviation:.1f}" if value.n > 1 else f"{value.mean:.1f}"
 
 
-def _record(row: TableRow) -> dict[str, object]:
+def _record(row: TableRow, baselines: Sequence[str]) -> dict[str, object]:
     """The row of the CSV file by column; a cell without a value is empty."""
+    against = {name: row.differences.get(name) for name in baselines}
     spreads = {"last": row.last, "best": row.best, "published": row.published}
     return {
         "network": row.network,
@@ -177,6 +215,11 @@ def _record(row: TableRow) -> dict[str, object]:
         "runs": row.runs,
         "wanted": row.wanted,
         "not_done": row.states,
+        "lr": row.learning_rates,
+        "lr_selected_on": row.lr_selected_on,
+        "steps": row.steps,
+        **{f"minus_{name}": f"{value.mean:.4f}" if value else "" for name, value in against.items()},
+        **{f"minus_{name}_half_width": f"{value.half_width:.4f}" if value else "" for name, value in against.items()},
         **{f"{name}_mean": f"{value.mean:.4f}" if value else "" for name, value in spreads.items()},
         **{f"{name}_deviation": f"{value.deviation:.4f}" if value else "" for name, value in spreads.items()},
         "best_selected_on": row.selected_on,
@@ -190,7 +233,7 @@ def _draw(kind: str, rows: Sequence[TableRow], runs: Sequence[GridRun], path: Pa
     from afa.report import plots
 
     figure = None
-    if kind == "table":
+    if kind in ("table", "does_it_help"):
         selected_on = "/".join(sorted({row.selected_on for row in rows if row.selected_on})) or "test"
         accuracies = {row[:3]: (row.last, row.best, row.published) for row in rows if row.last or row.published}
         figure = plots.accuracy_panels(accuracies, selected_on) if accuracies else None

@@ -100,7 +100,8 @@ def stage_source(checkpoint: Checkpoint, path: Path) -> Start:
         run = folder.parent if folder.name == "stage_1" else folder
         name = run.name.removeprefix("repeat_")
         repeat = int(name) if settings.run.repeat > 1 and name.isdecimal() else 1
-        before = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat=repeat)
+        which = settings.stages[0].stage_start
+        before = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath, repeat, which=which)
     return Start(load_checkpoint(before).model, str(before), with_head=True)
 
 

@@ -79,7 +79,8 @@ class StageResult(NamedTuple):
     """Result of one stage of one repeat.
 
     ``best`` is the epoch with the highest top-1 on ``selected_on`` (``test``, as published,
-    or ``held_out``); ``last`` is the last epoch, which is not selected.
+    or ``held_out``); ``last`` is the last epoch, which is not selected. ``steps`` of training are those of all epochs
+    together; results of earlier versions have 0.
     """
 
     method: str
@@ -92,6 +93,7 @@ class StageResult(NamedTuple):
     seconds: float
     folder: str
     start: str
+    steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

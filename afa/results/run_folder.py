@@ -39,7 +39,7 @@ class StageFolder:
 
 @dataclass
 class RunFolder:
-    """Files of a run in ``<outpath>/<run name>``, and next to it the folder of the runs that search for alpha."""
+    """Files of a run in ``<outpath>/<run name>``, and next to it the folder of its search."""
 
     path: Path
 
@@ -76,11 +76,11 @@ def stage_name(checkpoint: Path) -> str:
     return str(checkpoint.absolute().parent.parent.relative_to(run.path.parent)) if run else checkpoint.stem
 
 
-def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Path:
+def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1, *, which: str = "best") -> Path:
     """Path of the checkpoint that ``pre_trained_path`` names.
 
     This is a file or the folder of a run; a folder may be relative to ``outpath``. For a run, it
-    is the best checkpoint of its last stage; if the run has several repeats, that of ``repeat``.
+    is the ``best`` or ``last`` checkpoint of its last stage; if the run has several repeats, that of ``repeat``.
 
     Raises:
         ConfigError: there is no such checkpoint.
@@ -89,9 +89,9 @@ def find_checkpoint(pre_trained_path: str, outpath: str, repeat: int = 1) -> Pat
     if path.is_file():
         return path
     for names in product((path, Path(outpath) / path), (f"repeat_{repeat}", ""), ("stage_2", "")):
-        if (best := StageFolder(Path(*names)).best).is_file():
-            return best
-    expected = StageFolder(Path(outpath) / path).best
+        if (found := StageFolder(Path(*names)).best_or_last(which)).is_file():
+            return found
+    expected = StageFolder(Path(outpath) / path).best_or_last(which)
     raise ConfigError(f"no checkpoint at {path} or {expected}; train that run first, or set the path of a checkpoint")
 
 

@@ -272,6 +272,7 @@ def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> 
         seconds=state.seconds,
         folder=str(stage.folder.path),
         start=stage.start.origin,
+        steps=stage.epochs * math.ceil(len(stage.splits.train.folder) / stage.settings.data.batch_size),
     )
     context.processes.on_main(write_json, stage.folder.result, result.to_dict())
     return result

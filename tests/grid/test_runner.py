@@ -148,7 +148,7 @@ def test_the_first_seed_of_a_group_also_costs_its_search(command, capsys, monkey
     ]
     assert main(command(*arguments)) == 0
     costs = [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert costs[:2] == [f"{format_seconds(210 + 2 * 110 + 210)}, 6 MB", f"{format_seconds(210)}, 2 MB"]
+    assert costs[:2] == [f"{format_seconds(210 + 10 + 3 * 100)}, 5 MB", f"{format_seconds(210)}, 2 MB"]
 
 
 def test_alpha_is_chosen_on_held_out_images_once_for_all_seeds(command, tmp_path, capsys) -> None:
