@@ -92,27 +92,36 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: Callable[[], object] | None = None) -> Iterator[None]:
+def locked(path: Path, *, wait: Callable[[], object] | None = None, remove: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is created if necessary.
 
     It excludes other processes, not other threads of this one; the system releases it when the
-    process dies. While another process holds it, ``wait`` is called every 0.2 seconds.
+    process dies. While another process holds it, ``wait`` is called every 0.2 seconds. ``remove`` removes the file
+    at the end.
 
     Raises:
         BlockingIOError: another process holds the lock, and ``wait`` is None.
     """
-    with path.open("w") as file:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("w"))
         while True:
             try:
                 # Not flock: the workers of a killed run inherit such a lock and outlive the run by some seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if os.fstat(file.fileno()).st_nlink:
+                    break
+                file = stack.enter_context(path.open("w"))  # the previous holder removed the file
+                continue
             except (BlockingIOError, PermissionError):  # POSIX allows either error
                 if wait is None:
                     raise BlockingIOError(f"{path} is locked") from None
             wait()
             time.sleep(0.2)
-        yield
+        try:
+            yield
+        finally:
+            if remove:
+                path.unlink(missing_ok=True)
 
 
 def claim_folder(folder: Path) -> contextlib.ExitStack:

@@ -1,8 +1,6 @@
 """Reads the images of a run: training, held-out and test split, decoded once if memory or disk permits."""
 
-import itertools
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +11,7 @@ from afa.config.settings import DataSettings, Settings
 from afa.data.disk_cache import DiskCache, MakeCanvas
 from afa.data.folders import (
     ImageFolder,
+    describe_copies,
     find_layout,
     hold_out,
     missing_classes,
@@ -24,7 +23,6 @@ from afa.data.folders import (
 from afa.data.images import available_memory, describe_lost_pixels, load_canvases
 from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
-from afa.data.walk import find_copies
 from afa.errors import DataError
 from afa.machine.context import Context
 
@@ -166,20 +164,11 @@ class Images:
                 context.journal.log(missing)
             self.held_out = self._reader.read_held_out(held_out)
         if context.processes.is_main:
-            self._describe_copies(context.journal.log)
+            splits = {"test": self.test, "held-out": self.held_out, "training": self.train}
+            for line in describe_copies({name: split.folder for name, split in splits.items() if split}):
+                context.journal.log(line)
         self.splits = lru_cache(maxsize=1)(self._splits)
         """Splits of a repeat, counted from 1; all its stages hold out the same images, whatever their seeds."""
-
-    def _describe_copies(self, log: Callable[[str], None]) -> None:
-        """Log how many images of a split are also in another one."""
-        splits = {"test": self.test, "held-out": self.held_out, "training": self.train}
-        folders = {name: split.folder for name, split in splits.items() if split}
-        for (name, folder), (other, rest) in itertools.combinations(folders.items(), 2):
-            if copies := find_copies(folder.paths, rest.paths):
-                log(
-                    f"{self._reader.root}: {len(copies)} of the {len(folder)} {name} images are also {other} images, "
-                    f"so the {name} accuracy is too high; for example {' and '.join(map(str, copies[0]))}"
-                )
 
     @property
     def classes(self) -> tuple[str, ...]:

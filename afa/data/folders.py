@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afa.data.images import FORMATS
-from afa.data.walk import Walk
+from afa.data.walk import Walk, find_copies
 from afa.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
@@ -233,6 +233,18 @@ def _check_links(*folders: ImageFolder) -> None:
                     twice.append(f"{before} and {path}")
     if twice:
         raise DataError(f"one file in two classes, by a link: {twice[0]} ({len(twice)} such files); remove the links")
+
+
+def describe_copies(splits: Mapping[str, ImageFolder]) -> list[str]:
+    """A line for each two splits (name -> images) that have images in common."""
+    lines = []
+    for (name, folder), (other, rest) in itertools.combinations(splits.items(), 2):
+        if copies := find_copies(folder.paths, rest.paths):
+            lines.append(
+                f"{folder.root}: {len(copies)} of the {len(folder)} {name} images are also {other} images, so the "
+                f"{name} accuracy is too high; for example {' and '.join(map(str, copies[0]))}"
+            )
+    return lines
 
 
 def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFolder, ImageFolder]:

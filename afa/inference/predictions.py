@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from afa.config.tasks import PredictSettings
 from afa.data.walk import Walk, is_ignored
 from afa.errors import ConfigError, DataError, printable
 from afa.files import keep_old, sha256, write_json
 from afa.inference.classifier import load_classifier, read_classes
-from afa.results.journal import Progress
+from afa.results.journal import Progress, say
 from afa.results.records import most_probable, write_most_probable
 from afa.results.run_folder import matching
 
@@ -42,11 +40,11 @@ def predict_files(settings: PredictSettings) -> None:
     if not names:
         raise DataError([*problems, *notes, f"{settings.input}: no image could be used"])
     for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
-        tqdm.write(printable(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}"))
+        say(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}")
     for line in [f"skipped {line}" for line in problems[:_SHOWN]] + notes:
-        tqdm.write(printable(line))
+        say(line)
     if more := max(len(names) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
-        tqdm.write(f"and {more} more")
+        say(f"and {more} more")
     folder = Path(settings.output)
     top = [[{"class": label, "probability": value} for label, value in ranked] for ranked in guesses]
     document = {
@@ -64,7 +62,7 @@ def predict_files(settings: PredictSettings) -> None:
     write_most_probable(files[0], {"path": names}, guesses)
     write_json(files[1], document)
     older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
-    print(f"{len(names)} images, {len(problems)} skipped; {files[0].name} and {files[1].name} are in {folder}{older}")
+    say(f"{len(names)} images, {len(problems)} skipped; {files[0].name} and {files[1].name} are in {folder}{older}")
 
 
 def find_images(wanted: str) -> tuple[list[Path], list[str]]:

@@ -15,11 +15,13 @@ from typing import BinaryIO
 
 from afa.data.published import Archive
 from afa.errors import DataError, one_line
+from afa.files import locked
 from afa.results.journal import Progress
 from afa.results.outcomes import format_bytes
 
 _BLOCK = 2**20
 _TIMEOUT = 60  # seconds without data
+_MOST_EXPANSION, _SMALL = 20, 100 * 2**20  # an archive of images grows by less when it is unpacked: factor, bytes
 
 
 def find_archives(archives: Sequence[Archive], source: Path, *, fetch: bool) -> list[Path]:
@@ -55,11 +57,13 @@ def download(archive: Archive, folder: Path) -> Path:
         DataError: the download failed; the message states the path to save the file to.
     """
     path = folder / archive.name
-    partial = path.with_name(f"{path.name}.part")
+    partial, lock = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _resume(archive, partial)
-        partial.rename(path)
+        with locked(lock, wait=lambda: None, remove=True):
+            if not path.exists():  # another process may have downloaded it
+                _resume(archive, partial)
+                partial.rename(path)
     except (OSError, HTTPException, ValueError) as error:
         raise DataError(
             f"{archive.url}: the download failed ({one_line(error)}); "
@@ -117,7 +121,8 @@ def unpack(path: Path, folder: Path) -> None:
     Only regular files and folders are accepted, and no path that leaves ``folder``.
 
     Raises:
-        DataError: the archive is damaged, contains a link or a path outside, or the disk is too small.
+        DataError: the archive is damaged, contains a link or a path outside, or the disk is too small. If it contains
+            far more data than an archive of images, ``folder`` is removed.
     """
     if not hasattr(tarfile, "data_filter"):
         raise DataError("this Python cannot unpack archives safely; version 3.11.4 or newer is needed")
@@ -137,8 +142,10 @@ def unpack(path: Path, folder: Path) -> None:
 
 def _unpack_tar(file: BinaryIO, path: Path, folder: Path, bar: Progress) -> None:
     with tarfile.open(fileobj=file) as tar:
-        done = 0
+        done = unpacked = 0
         for member in tar:
+            unpacked += member.size
+            _check_size(unpacked, member.size, path, folder)
             if not (member.isfile() or member.isdir()):
                 raise DataError(f"{path}: refused: {member.name} is a link or a device, not an image or a folder")
             if not (member.isfile() and _is_unpacked(folder / member.name, member.size)):
@@ -148,14 +155,28 @@ def _unpack_tar(file: BinaryIO, path: Path, folder: Path, bar: Progress) -> None
 
 
 def _unpack_zip(file: BinaryIO, path: Path, folder: Path, bar: Progress) -> None:
+    unpacked = 0
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
+            unpacked += member.file_size
+            _check_size(unpacked, member.file_size, path, folder)
             name, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
             if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{path}: refused: {member.filename} is a link, or is outside the folder")
             if member.is_dir() or not _is_unpacked(folder / name, member.file_size):
                 archive.extract(member, folder)
             bar.update(member.compress_size)
+
+
+def _check_size(unpacked: int, member: int, path: Path, folder: Path) -> None:
+    """Raise DataError if the next member is too large. Images are compressed already; a few zeros can fill a disk."""
+    most = _MOST_EXPANSION * path.stat().st_size + _SMALL
+    free = shutil.disk_usage(folder).free
+    if unpacked > most:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DataError(f"{path}: refused: unpacks to more than {format_bytes(most)}, so it is no archive of images")
+    if member > free:
+        raise DataError(f"{folder}: {format_bytes(free)} are free, a file in {path.name} needs {format_bytes(member)}")
 
 
 def _is_unpacked(target: Path, size: int) -> bool:

@@ -1,19 +1,23 @@
 """``prepare=<data set>``: convert the owners' archives, or a folder of classes, to ``{train,test}/<class>/*``."""
 
+import contextlib
+import functools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
-from afa.data.folders import VALIDATION, find_layout, hold_out, scan_dataset, scan_split
+from afa.data.folders import VALIDATION, describe_copies, find_layout, hold_out, scan_dataset, scan_split
 from afa.data.published import PUBLISHED, Published
 from afa.data.walk import EXTENSIONS
 from afa.errors import AFAError, ConfigError, DataError
+from afa.files import locked
 from afa.preparation.archives import find_archives, unpack
-from afa.preparation.readers import READERS, Choice, Listing, find_groceries
+from afa.preparation.readers import READERS, Choice, find_groceries
 from afa.results.journal import Progress, say
+from afa.results.outcomes import format_bytes
 
 
 def prepare(settings: PrepareSettings) -> None:
@@ -30,67 +34,77 @@ def prepare(settings: PrepareSettings) -> None:
     else:
         name = settings.target_dataset or source.resolve().name
     folder = Path(settings.target_data_dir) / name
-    if folder.exists() and folder.resolve() == source.resolve():
-        raise ConfigError(f"target_dataset: {folder} is the folder of the original images; choose another name")
-    if not folder.exists():
-        if published:
-            _prepare_published(settings, published, Choice(per_class, settings.subset), folder)
-        else:
-            _split_folder(settings, folder)
+    if not published and source.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ConfigError(f"target_dataset: {folder} is the folder of the original images, or in it; choose another")
+    if not published:
+        _split_folder(settings, folder)
+    elif not folder.exists():
+        _prepare_published(settings, Choice(per_class, settings.subset), folder, published)
     try:
         train, test = scan_dataset(folder)
         held_out = find_layout(folder).held_out
         more = f", {len(scan_split(held_out))} held-out images" if held_out else ""
     except AFAError as error:
         raise DataError([*error.lines, f"{folder}: not a data set with train and test folders; move it away"]) from None
+    if published:
+        _compare_counts(published, per_class, len(train), len(test), len(train.classes))
+    for line in describe_copies({"test": test, "training": train}):
+        say(line)
     say(
         f"{folder}: {len(train)} training images{more}, {len(test)} test images, {len(train.classes)} classes; "
         f"train with target_data_dir={folder.parent} target_dataset={folder.name}"
     )
 
 
-def _prepare_published(settings: PrepareSettings, published: Published, choice: Choice, folder: Path) -> None:
+def _prepare_published(settings: PrepareSettings, choice: Choice, folder: Path, published: Published) -> None:
     source = Path(settings.archive)
     unpacked = folder.with_name(f".{folder.name}.unpacked")
-    if settings.prepare == "grocery_store" and find_groceries(source):  # a clone
-        listing = READERS[settings.prepare](source, choice)
-    else:
-        paths = find_archives(published.archives, source, fetch=settings.download)
-        unpacked.mkdir(parents=True, exist_ok=True)
+    read, is_clone = READERS[settings.prepare], settings.prepare == "grocery_store" and bool(find_groceries(source))
+    paths = [] if is_clone else find_archives(published.archives, source, fetch=settings.download)
+    with _only_process(folder):
+        if folder.exists():  # another process has created it
+            return
         for path in paths:
+            unpacked.mkdir(exist_ok=True)
             if path.suffix == ".txt":
                 shutil.copyfile(path, unpacked / path.name)
             else:
                 unpack(path, unpacked)
-        listing = READERS[settings.prepare](unpacked, choice)
-    _compare_counts(listing, published, choice.per_class)
-    images = []
-    for split, entries in (("train", listing.train), ("test", listing.test), ("val", listing.val)):
-        for class_name, image in entries:
-            # Training finds images by their extension, and recognises their format by content.
-            extension = "" if image.name.lower().endswith(EXTENSIONS) else ".jpg"
-            images.append((image, Path(split, class_name, image.name + extension)))
-    place_images(images, folder)
-    shutil.rmtree(unpacked, ignore_errors=True)  # a clone needs none
+        listing = read(source if is_clone else unpacked, choice)
+        if listing.skipped:
+            say(f"skipped {listing.skipped} files in the archive that do not belong to the data set")
+        images = []
+        for split, entries in (("train", listing.train), ("test", listing.test), ("val", listing.val)):
+            for class_name, image in entries:
+                extension = "" if image.name.lower().endswith(EXTENSIONS) else ".jpg"
+                images.append((image, Path(split, class_name, image.name + extension)))
+        place_images(images, folder, link=not is_clone)
+        shutil.rmtree(unpacked, ignore_errors=True)  # a clone needs none
 
 
-def _compare_counts(listing: Listing, published: Published, per_class: int) -> None:
-    """Print the counts that differ from the known ones."""
-    if listing.skipped:
-        say(f"skipped {listing.skipped} files in the archive that do not belong to the data set")
-    classes = {name for name, _ in (*listing.train, *listing.test)}
-    for what, found, expected in (
-        ("training images", len(listing.train), published.train_images(per_class)),
-        ("test images", len(listing.test), published.test),
-        ("classes", len(classes), published.classes),
-    ):
-        if expected and found != expected:
-            say(f"{published.title}: {found} {what}; {published.counted_in} has {expected}")
+@contextlib.contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Wait until no other process creates ``folder``."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    say_once = functools.cache(lambda: say(f"another process is creating {folder}; waiting for it"))
+    with locked(folder.with_name(f".{folder.name}.lock"), wait=say_once, remove=True):
+        yield
+
+
+def _compare_counts(published: Published, per_class: int, *found: int) -> None:
+    """Print the numbers of training images, test images and classes that differ from the known ones."""
+    known = {"training images": published.train_images(per_class), "test images": published.test}
+    for (what, expected), count in zip({**known, "classes": published.classes}.items(), found, strict=True):
+        if expected and count != expected:
+            say(f"{published.title}: {count} {what}; {published.counted_in} has {expected}")
 
 
 def _split_folder(settings: PrepareSettings, folder: Path) -> None:
+    """Create ``folder`` from the folder of classes. Raises DataError if it exists and is another split."""
     images = scan_split(Path(settings.archive))
     root = images.root
+    for line in images.notes:
+        say(line)
     if set(images.classes) <= {"train", "test", *VALIDATION}:
         raise DataError(
             f"{root}: is already split into {', '.join(images.classes)}; "
@@ -98,14 +112,30 @@ def _split_folder(settings: PrepareSettings, folder: Path) -> None:
         )
     train, test = hold_out(images, settings.test_fraction, settings.seed)
     splits = {"train": train.paths, "test": test.paths}
-    place_images([(path, Path(s, path.relative_to(root))) for s, paths in splits.items() for path in paths], folder)
+    placed = {Path(split, path.relative_to(root)): path for split, paths in splits.items() for path in paths}
+    with _only_process(folder):
+        if not folder.exists():
+            place_images([(image, path) for path, image in placed.items()], folder, link=False)
+    found = {path.relative_to(folder): path for split in scan_dataset(folder) for path in split.paths}
+    different = [
+        path
+        for path in sorted(placed.keys() | found.keys())
+        if not (path in placed and path in found and found[path].stat().st_size == placed[path].stat().st_size)
+    ]
+    if different:
+        raise DataError(
+            f"{folder}: is not the split of {root} with test_fraction={settings.test_fraction:g} seed={settings.seed}: "
+            f"{len(different)} images differ, for example {different[0]}; it was created with other settings or from "
+            "other images; move it away, or choose another target_dataset=<name>"
+        )
 
 
-def place_images(images: Sequence[tuple[Path, Path]], folder: Path) -> None:
-    """Create ``folder`` with all images, as hard links if possible. Until it is complete, it has another name.
+def place_images(images: Sequence[tuple[Path, Path]], folder: Path, *, link: bool) -> None:
+    """Create ``folder`` with all images. Until it is complete, it has another name.
 
     Args:
         images: the path of each image, and its new path relative to ``folder``, such as ``train/tulip/001.jpg``.
+        link: whether hard links are made if possible. A program that changes one of them changes the original, too.
 
     Raises:
         DataError: images are missing, two have the same new path, or the folder cannot be written.
@@ -120,13 +150,17 @@ def place_images(images: Sequence[tuple[Path, Path]], folder: Path) -> None:
     try:
         if partial.exists():  # left by an interrupted call
             shutil.rmtree(partial)
+        size, free = sum(image.stat().st_size for image, _ in images), shutil.disk_usage(folder.parent).free
+        if size > free and not link:
+            raise DataError(f"{folder.parent}: {format_bytes(free)} are free, the copies need {format_bytes(size)}")
         with Progress(f"creating {folder.name}", len(images)) as bar:
             for image, path in images:
                 target = partial / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(os.path.realpath(image), target)
-                except OSError:  # another file system, or one without hard links
+                with contextlib.suppress(OSError):  # another file system, or one without hard links
+                    if link:
+                        os.link(os.path.realpath(image), target)
+                if not target.exists():
                     shutil.copyfile(image, target)
                 bar.update(1)
         partial.rename(folder)

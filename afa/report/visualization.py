@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from afa.config.settings import BackboneSettings
 from afa.config.tasks import VisualizeSettings
 from afa.data.folders import find_layout, scan_split
-from afa.errors import AFAError, CheckpointError, ConfigError, printable
+from afa.errors import AFAError, CheckpointError, ConfigError
 from afa.files import keep_old
 from afa.inference.classifier import Classifier, load_classifier
 from afa.inference.predictions import find_images
@@ -48,7 +48,7 @@ def visualize(settings: VisualizeSettings) -> None:
     else:
         raise ConfigError(f"input: missing: {classifier.path} does not contain the name of its data set")
     for line in notes:
-        print(printable(line))
+        say(line)
     if not paths:
         raise ConfigError(f"input: no image in {settings.input}")
     folder = Path(settings.output)

@@ -144,7 +144,7 @@ def test_what_is_odd_about_the_images_is_a_line_each(words, data_dir, tmp_path, 
     out = capsys.readouterr().out
     assert out.count(f"{root}/train: 1 files ignored: 1 .txt") == 1
     assert out.count(f"{root}/test: 3 of 10 images have transparent pixels") == 1
-    assert f"{root}: 1 of the 10 test images are also training images" in out
+    assert f"{root}/test: 1 of the 10 test images are also training images" in out
     assert f"for example {root}/test/sandal/copy and {one}" in out
     (root / "train/bag/up").symlink_to("..")
     assert main([*command, "dry_run=true"]) == 1

@@ -4,11 +4,13 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,14 @@ from afa.preparation.preparing import prepare
 from afa.preparation.readers import READERS
 from tests.preparation.archives import MAKERS, groceries, picture, write_tar, write_zip
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from afa.files import locked
+with locked(Path(sys.argv[1])):
+    print("x", end="", flush=True)
+    time.sleep(60)
+"""
 EXPECTED = {
     "stanford_dogs": ("Stanford_Dogs", 4, 2),
     "cub_200_2011": ("CUB-200-2011", 4, 2),
@@ -292,19 +302,112 @@ def test_a_folder_of_classes_is_split_class_by_class_and_by_the_seed(pictures, t
     }
     assert counts == {"cat": [4, 1], "dog": [8, 2], "owl": [1, 1]}
     assert sorted(name.split("/", 1)[1] for name in first) == sorted(tree(pictures))
-    linked = next((tmp_path / "data/a/train/cat").rglob("*.jpg"))
-    assert linked.stat().st_nlink == 4  # the original, and the three splits
+    copy = next((tmp_path / "data/a/train/cat").rglob("*.jpg"))
+    assert copy.stat().st_nlink == 1  # a program that changes it does not change the original
 
 
-def test_without_hard_links_images_are_copied(pictures, tmp_path, monkeypatch):
+def test_without_hard_links_images_of_an_archive_are_copied(owner, tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", no_links)
-    assert main(["prepare=from_folder", f"archive={pictures}", f"target_data_dir={tmp_path / 'data'}"]) == 0
-    train, test = scan_dataset(tmp_path / "data/pictures")
-    assert len(train) + len(test) == 17
-    assert train.paths[0].stat().st_nlink == 1
+    MAKERS["food_101"](owner)
+    assert main(words("food_101", tmp_path)) == 0
+    assert len(scan_dataset(tmp_path / "data/Food-101")[0]) == 4
+
+
+def from_folder(pictures: Path, *more: str) -> list[str]:
+    return ["prepare=from_folder", f"archive={pictures}", f"target_data_dir={pictures.parent / 'data'}", *more]
+
+
+def test_a_split_that_is_not_what_was_asked_for_is_refused(pictures, tmp_path, capsys):
+    """As a run with other settings: another fraction, seed or image; an image that was changed or removed."""
+    folder = tmp_path / "data/pictures"
+    assert main(from_folder(pictures)) == 0
+    assert main(from_folder(pictures)) == 0
+    for wrong in ("test_fraction=0.5", "seed=3"):
+        assert main(from_folder(pictures, wrong)) == 1
+        error = capsys.readouterr().err
+        assert f"{folder}: is not the split of {pictures} with " in error
+        assert wrong in error
+        assert error.count("\n") == 1
+    before = tree(folder)
+    (pictures / "cat/new.jpg").write_bytes(picture(seed=77))
+    assert main(from_folder(pictures)) == 1
+    assert tree(folder) == before
+    (pictures / "cat/new.jpg").unlink()
+    removed = next((folder / "train/dog").glob("*.jpg"))
+    content = removed.read_bytes()
+    removed.write_bytes(content[:-1])
+    assert main(from_folder(pictures)) == 1
+    assert f"1 images differ, for example {removed.relative_to(folder)}" in capsys.readouterr().err
+    removed.unlink()
+    assert main(from_folder(pictures)) == 1
+    removed.write_bytes(content)
+    assert main(from_folder(pictures)) == 0
+
+
+def test_two_processes_at_once_create_one_complete_folder(pictures, tmp_path):
+    for index in range(400):
+        (pictures / f"dog/{index + 10}.jpg").write_bytes(picture(seed=index % 20))
+    command = [sys.executable, "main.py", *from_folder(pictures)]
+    others = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=100)[0] for process in others]
+    assert [process.returncode for process in others] == [0, 0, 0], outputs
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    assert sum(map(len, scan_dataset(tmp_path / "data/pictures"))) == 417
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["pictures"]
+
+
+def test_one_process_waits_for_another(pictures, tmp_path, monkeypatch, capsys):
+    """It was killed, or is still at work: what it leaves behind is not used."""
+    (tmp_path / "data/.pictures.partial/train/old").mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "data/.pictures.lock"], stdout=subprocess.PIPE)
+    assert process.stdout.read(1) == b"x"
+    monkeypatch.setattr("afa.files.time.sleep", lambda seconds: process.kill() or process.wait())
+    assert main(from_folder(pictures)) == 0
+    assert f"another process is creating {tmp_path / 'data/pictures'}; waiting for it\n" in capsys.readouterr().out
+    assert scan_dataset(tmp_path / "data/pictures")[0].classes == ("cat", "dog", "owl")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["pictures"]
+
+
+def test_what_is_odd_about_a_folder_of_classes_is_a_line_each(pictures, capsys):
+    shutil.copy(pictures / "cat/1.jpg", pictures / "cat/again.jpg")
+    shutil.copytree(pictures / "cat", pictures / "cat/@eaDir")
+    (pictures / "owl/photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert main(from_folder(pictures, "test_fraction=0.5")) == 0
+    out = capsys.readouterr().out
+    assert f"{pictures}: 7 files ignored: 6 in @eaDir (of Synology), 1 .heic; images are " in out
+    assert "9 training images, 9 test images, 3 classes" in out
+    assert "test images are also training images, so the test accuracy is too high" in out
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_an_archive_that_would_fill_the_disk_is_refused(unpacked, write, tmp_path, monkeypatch):
+    monkeypatch.setattr("afa.preparation.archives._SMALL", 1000)
+    path = write(tmp_path / "a.tgz", {f"{index}.jpg": bytes(100_000) for index in range(10)})
+    if write is write_zip:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for index in range(10):
+                archive.writestr(f"{index}.jpg", bytes(100_000))
+    with pytest.raises(DataError, match=r"refused: unpacks to more than .*, so it is no archive of images"):
+        unpack(path, unpacked)
+    assert not unpacked.exists()
+
+
+def test_a_file_that_is_larger_than_the_disk_is_refused(unpacked, tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "a.tar", {"a.jpg": bytes(100_000)})
+    usage = iter([10**9, 99_999])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(usage)))
+    with pytest.raises(DataError, match=r"are free, a file in a\.tar needs "):
+        unpack(path, unpacked)
+    assert not list(unpacked.iterdir())
+
+
+def test_copies_need_space(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert main(from_folder(pictures)) == 1
+    assert f"{tmp_path / 'data'}: 0 MB are free, the copies need " in capsys.readouterr().err
 
 
 def test_a_folder_that_is_already_split_is_refused(pictures, tmp_path, capsys):
@@ -318,7 +421,9 @@ def test_a_split_cannot_replace_the_original_images(pictures, tmp_path, capsys):
     before = tree(pictures)
     assert main(["prepare=from_folder", f"archive={pictures}", f"target_data_dir={tmp_path}"]) == 2
     assert f"target_dataset: {pictures} is the folder of the original images" in capsys.readouterr().err
+    assert main(["prepare=from_folder", f"archive={pictures}", f"target_data_dir={pictures}/new/data"]) == 2
     assert tree(pictures) == before
+    assert not (pictures / "new").exists()
 
 
 def test_a_key_of_another_data_set_is_refused(tmp_path, capsys):
