@@ -1,5 +1,6 @@
 """``dry_run=true``: check a run, take a few real steps of each stage, estimate its cost; keep nothing."""
 
+import itertools
 import math
 import os
 import resource
@@ -17,6 +18,7 @@ import torch
 
 from afa.commands.algorithm import check_folder, stages
 from afa.commands.evaluation import prepare_evaluation
+from afa.commands.first_steps import FirstSteps
 from afa.commands.fixed_weights import with_fixed_weights
 from afa.commands.image_reader import Images, with_validation_folder
 from afa.config.hocon import format_settings
@@ -42,6 +44,7 @@ AnyBatch = TypeVar("AnyBatch", Batch, TestBatch)
 Log = Callable[[str], None]
 
 _BATCHES, _SECONDS = 6, 10.0  # at most, of each kind of work
+_STEPS = 3  # at least, also if they take longer: a loss that diverges grows with each step
 _PREDICTION_BYTES = 200  # a row of predictions.csv
 _UNBALANCED = 2  # ratio of the sizes of the largest and the smallest class
 
@@ -140,7 +143,8 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     settings, folder = with_validation_folder(settings), RunFolder(settings.run_path)
     device, note = choose_device(settings.run.gpu_id)
     Precision(settings.compute.precision, device)  # raises before anything is written
-    if settings.is_searched:  # the folder's future settings are not known yet
+    is_searched = settings.is_searched
+    if is_searched:  # the folder's future settings are not known yet
         state = "trying the first values of the search; the search itself is not in the estimate"
         settings = replace(settings, stages=tuple(stage.trials[0] for stage in settings.stages))
     else:
@@ -153,7 +157,7 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
         context = Context(device, journal, signals)
         if settings.run.mode == "eval":
             return _estimate_evaluation(settings, context, log)
-        return _estimate_training(settings, folder, context, log)
+        return _estimate_training(settings, folder, context, log, is_searched=is_searched)
 
 
 def _describe_folder(folder: RunFolder, settings: Settings) -> str:
@@ -169,7 +173,9 @@ def _describe_folder(folder: RunFolder, settings: Settings) -> str:
     return f"{folder.path}: unfinished; the real run would resume it; the estimate is for the complete run"
 
 
-def _estimate_training(settings: Settings, folder: RunFolder, context: Context, log: Log) -> Estimate:
+def _estimate_training(
+    settings: Settings, folder: RunFolder, context: Context, log: Log, *, is_searched: bool
+) -> Estimate:
     started = time.monotonic()
     images = Images(settings.data, context)
     reading = time.monotonic() - started
@@ -196,12 +202,16 @@ def _estimate_training(settings: Settings, folder: RunFolder, context: Context, 
             if estimates:
                 origin = f"the weights after {estimates[-1].title}"
                 stage = replace(stage, start=stage.start._replace(origin=origin))
-            estimates.append(_estimate_stage(stage, context, log))
+            estimates.append(_estimate_stage(stage, context, log, is_searched=is_searched))
     return _add_up(estimates, settings.run.repeat, reading)
 
 
-def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
-    """Take a few steps, score a few images, write both checkpoints, and extrapolate."""
+def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bool) -> StageEstimate:
+    """Take a few steps, score a few images, write both checkpoints, and extrapolate.
+
+    Raises:
+        AFAError: the loss diverges; if the alpha ``is_searched``, that is a warning, because the search drops it.
+    """
     if METHODS[stage.options.method].fixed_weights:
         stage = with_fixed_weights(stage, context, uniform=True)
         log(f"{stage.title}: the estimate does not include the time to compute its fixed weights")
@@ -218,8 +228,14 @@ def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
         context.signals.raise_if_stopped()
 
     training, scoring = _Stopwatch(context), _Stopwatch(context)
-    train_one_epoch(learner, training.limit(stage.train_loader(context).epoch(0)), sums, after_step)
+    batches = itertools.chain.from_iterable(map(stage.train_loader(context).epoch, itertools.count()))
+    train_one_epoch(learner, training.limit(batches, at_least=_STEPS), sums, after_step)
     finite.flush()
+    first_steps = FirstSteps(stage.title, stage.options, steps)
+    divergence = first_steps.find_divergence()
+    if divergence and not is_searched:
+        log("\n".join(first_steps.describe()))
+        raise AFAError(divergence)
     finite.check_weights(learner.target.network.state_dict(), stage.title)
     predict(learner.target, scoring.limit(stage.test_loader(stage.splits.monitor, context)))
     started = time.monotonic()
@@ -242,7 +258,9 @@ def _estimate_stage(stage: Stage, context: Context, log: Log) -> StageEstimate:
         memory_bytes=_peak_memory(),
         gpu_bytes=_peak_gpu_memory(context),
     )
-    log(_describe_stage(stage, learner, steps[-1], found))
+    log(_describe_stage(stage, learner, first_steps, found))
+    if warning := divergence or first_steps.find_risk():
+        log(f"warning: {warning}")
     return found
 
 
@@ -277,7 +295,7 @@ class _Stopwatch:
         self._device = context.device
         self._laps: list[tuple[float, int]] = []
 
-    def limit(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+    def limit(self, batches: Iterable[AnyBatch], *, at_least: int = 1) -> Iterator[AnyBatch]:
         """The first batches, until the measurement is sufficient."""
         started = last = time.monotonic()
         for batch in batches:
@@ -287,7 +305,7 @@ class _Stopwatch:
             now = time.monotonic()
             self._laps.append((now - last, len(batch.labels)))
             last = now
-            if len(self._laps) == _BATCHES or now - started > _SECONDS:
+            if len(self._laps) == _BATCHES or (len(self._laps) >= at_least and now - started > _SECONDS):
                 return
 
     @property
@@ -338,8 +356,8 @@ def _describe_data(
     return "\n".join(lines)
 
 
-def _describe_stage(stage: Stage, learner: Learner, step: Step, found: StageEstimate) -> str:
-    """What a stage trains, what it compares, and the last step."""
+def _describe_stage(stage: Stage, learner: Learner, first_steps: FirstSteps, found: StageEstimate) -> str:
+    """What a stage trains, what it compares, and its first steps."""
     target, batch_size = learner.target, stage.settings.data.batch_size
     head, attention = count_parameters(target.head_parameters()), count_parameters(learner.objective.parameters())
     frozen = "" if METHODS[stage.options.method].trains_backbone else ", only the head is trained"
@@ -359,6 +377,6 @@ def _describe_stage(stage: Stage, learner: Learner, step: Step, found: StageEsti
     seconds = format_seconds(batch_size / found.images_per_second)
     lines += [
         f"  {stage.epochs} epochs of {steps} steps; a step of {batch_size} images takes {seconds}",
-        f"  a real step: {step.describe()}",
+        *(f"  {line}" for line in first_steps.describe()),
     ]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ _AMPERE = (8, 0)
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ADVICE = (
     "the last checkpoint is unchanged; try a smaller lr or alpha "
-    "(alpha depends on the size of the maps, hence on image_size), or grad_clip"
+    "(alpha depends on the size of the maps, hence on image_size; with alignment_scale = relative it does not)"
 )
 
 
