@@ -12,6 +12,7 @@ import torch
 
 from afa.command_line import main
 from afa.networks.build import build_network
+from afa.training import learner
 from afa.training.checkpoint import load_checkpoint
 
 CONFIGS = Path("hocon_config")
@@ -272,6 +273,39 @@ def test_a_bad_image_is_named_and_can_be_skipped(words, data_dir, tmp_path, caps
     assert str(bad) in capsys.readouterr().err
     assert main([*command, "bad_images=skip", "exp_id=skip"]) == 0
     assert "continuing without 1 bad images" in capsys.readouterr().out
+
+
+def test_unbalanced_classes_are_weighted_and_scored(words, data_dir, tmp_path, monkeypatch, capsys):
+    shutil.copytree(data_dir / "tiny", tmp_path / "data" / "tiny")
+    for path in sorted((tmp_path / "data/tiny/train/bag").iterdir())[1:]:
+        path.unlink()
+    weights = []
+
+    class Spy(learner.Objective):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            weights.append(options["class_weights"])
+
+    monkeypatch.setattr(learner, "Objective", Spy)
+    data = [f"target_data_dir={tmp_path / 'data'}", "batch_size=3"]
+    assert main(["tests/tiny.hocon", *words, *data, "alpha=0.01", "exp_id=run", "class_weights=balanced"]) == 0
+    assert weights[0].tolist() == pytest.approx([9 / 3, 9 / 12, 9 / 12])  # N / (K n), of 1, 4 and 4 images
+    result = json.loads((tmp_path / "runs/run/result.json").read_text())
+    score = result["repeats"][0][0]["last"]
+    assert result["last_test_balanced"]["mean"] == score["test_balanced"] == pytest.approx(score["test_top1"])
+    assert "balanced" in (tmp_path / "runs/run/experiment.log").read_text()
+    best = load_checkpoint(tmp_path / "runs/run/check_point/best.pth")
+    assert best.balanced == pytest.approx(best.top1)  # three test images of each class
+    with (tmp_path / "runs/run/per_class.csv").open() as file:
+        assert list(next(csv.DictReader(file))) == [
+            "class",
+            "images",
+            "predicted",
+            "correct",
+            "precision",
+            "recall",
+            "f1",
+        ]
 
 
 def run_program(*arguments: str) -> subprocess.CompletedProcess:

@@ -23,7 +23,7 @@ from afa.machine.device import choose_device, describe_environment, device_name,
 from afa.machine.launch import read_launch, report_errors_once
 from afa.machine.signals import Signals
 from afa.results.journal import Journal
-from afa.results.outcomes import StageResult, results_table, spread
+from afa.results.outcomes import StageResult, balanced_spread, results_table, spread
 from afa.results.run_folder import RunFolder, find_checkpoint
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, checkpoint_start, source_start
@@ -194,10 +194,12 @@ def first_start(settings: Settings, images: Images, repeat: int) -> Start:
 def _summarise(settings: Settings, images: Images, repeats: list[list[StageResult]]) -> dict[str, Any]:
     """The part of ``result.json`` about the training of all repeats."""
     final = [results[-1] for results in repeats]
+    scores = {"best": [result.best for result in final], "last": [result.last for result in final]}
+    balanced = {name: balanced_spread(of_seeds) for name, of_seeds in scores.items()}
     return {
         "selected_on": final[0].selected_on,
-        "best_test_top1": spread([result.best.test_top1 for result in final])._asdict(),
-        "last_test_top1": spread([result.last.test_top1 for result in final])._asdict(),
+        **{f"{name}_test_top1": spread([s.test_top1 for s in of_seeds])._asdict() for name, of_seeds in scores.items()},
+        **{f"{name}_test_balanced": value and value._asdict() for name, value in balanced.items()},
         "repeats": [[result.to_dict() for result in results] for results in repeats],
         "data": {
             "classes": len(images.classes),

@@ -349,7 +349,7 @@ def _describe_data(
                 ", ".join(f"{folder.classes[label]} {count}" for label, count in extreme)
                 for extreme in (ordered[:-4:-1], ordered[:3])
             )
-            line += f": unbalanced; fewest {few}; most {many}"
+            line += f": unbalanced; fewest {few}; most {many}; see class_weights"
         if name == "training" and held_out_fraction:
             line += f", of which {100 * held_out_fraction:g} % are held out"
         lines.append(line)

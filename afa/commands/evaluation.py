@@ -69,7 +69,8 @@ def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, 
     processes.on_main(
         write_predictions, folder, paths=images.paths, labels=labels, logits=logits, classes=images.classes
     )
-    row = [f"{metrics.top1:.2f}", f"{metrics.top5:.2f}", f"{metrics.loss:.4f}", str(len(images)), str(path)]
+    percent = [f"{value:.2f}" for value in (metrics.top1, metrics.top5, metrics.balanced)]
+    row = [*percent, f"{metrics.loss:.4f}", str(len(images)), str(path)]
     return {
         "checkpoint": str(path),
         "checkpoint_sha256": sha256(path),
@@ -78,5 +79,5 @@ def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, 
         **metrics._asdict(),
         "test_images": len(images),
         "test_sha256": images.fingerprint(),
-        "table": format_table(["top-1 %", "top-5 %", "cross-entropy", "images", "checkpoint"], [row]),
+        "table": format_table(["top-1 %", "top-5 %", "balanced %", "cross-entropy", "images", "checkpoint"], [row]),
     }

@@ -154,6 +154,11 @@ class StageSettings:
         choices=RELEASED_LOSSES.values(),
         aliases=RELEASED_LOSSES,
     )
+    class_weights: str = setting(
+        "weight of an image in the classification loss; balanced: inverse to the number of images of its class",
+        default="none",
+        choices=("none", "balanced"),
+    )
     grad_clip: float = setting("maximum L2 norm of the gradient; 0: no clipping", default=0.0, low=0.0)
     seed: int = setting("random seed; repeat k uses seed + k - 1", default=1, low=0, high=2**31)
     channel_weight_path: str = setting(

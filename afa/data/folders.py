@@ -38,6 +38,12 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def class_images(self) -> list[int]:
+        """Number of images of each class."""
+        counts = Counter(self.labels)
+        return [counts[label] for label in range(len(self.classes))]
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the relative paths and sizes in bytes of the files, in order.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -177,6 +178,8 @@ def card_text(classifier: Classifier, files: Sequence[str]) -> str:
     data = "\n".join(f"| {name} | {value} |" for name, value in _data(classifier).items())
     split = checkpoint.split.replace("_", "-")
     top1 = f"{checkpoint.top1:.2f} % on the {split} images" if split else "unknown"
+    is_known = not math.isnan(checkpoint.balanced)
+    balanced = f"{checkpoint.balanced:.2f} % on the {split} images (mean over the classes)" if is_known else "unknown"
     names = ", ".join(map(_text, classifier.classes[:20])) + (", ..." if len(classifier.classes) > 20 else "")
     resize = _RESIZE[classifier.preprocessing.augmentation].format(side=resize_side(size), size=size)
     seen = classifier.preprocessing
@@ -192,6 +195,7 @@ def card_text(classifier: Classifier, files: Sequence[str]) -> str:
 | network | torchvision's `{classifier.backbone}` |
 | trained with | {method} (attentive feature alignment, Xie et al., Neural Networks 138, 2021), AFA {__version__} |
 | top-1 | {top1} |
+| balanced accuracy | {balanced} |
 | epoch | {checkpoint.epoch or "unknown"} |
 {data}
 | classes | {names} |

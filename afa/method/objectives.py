@@ -47,12 +47,15 @@ class Objective(nn.Module):
         head: the target's head, weight and bias, on its device.
         alpha, gamma: weights of the terms and of the head penalty.
         classification: a key of CLASSIFICATION_LOSSES.
+        class_weights: (K,) factors of the classification losses of the images of each class; None: 1.
 
     Attributes:
         alignments: the terms by name; checkpoints store their state under this prefix.
         summed_factor: factor of the terms that are summed over a batch. With N processes that each hold 1/N
             of a batch, N makes the mean of their losses the loss of the batch.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -63,12 +66,14 @@ class Objective(nn.Module):
         alpha: float,
         gamma: float,
         classification: str = "cross_entropy",
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.alignments = nn.ModuleDict({term.name: term(inputs) for term in term_classes(method)})
         self.alpha = alpha
         self.gamma = gamma if method.head_penalty else 0.0
         self.classification = CLASSIFICATION_LOSSES[classification]
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.summed_factor = 1.0
         self._head = tuple(head)  # a tuple, so that nn.Module does not register the target's parameters
 
@@ -90,7 +95,8 @@ class Objective(nn.Module):
     def forward(self, source: Outputs, target: Outputs, labels: Tensor) -> Losses:
         """Outputs of both networks for a batch, which include the target's (B, K) logits, and (B,) labels -> losses."""
         assert target.logits is not None
-        classification = self.classification(target.logits, labels)
+        weights = None if self.class_weights is None else self.class_weights[labels]
+        classification = self.classification(target.logits, labels, weights)
         penalty = head_penalty(self._head)
         alignment = target.logits.new_zeros(())
         entropies: list[Tensor] = []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from afa.data.images import read_image
 from afa.errors import AFAError, DataError
+from afa.results.outcomes import ClassScore, class_scores
 
 
 class ClassifiedImage(NamedTuple):
@@ -32,15 +33,6 @@ class ClassifiedImage(NamedTuple):
         return image
 
 
-class ClassAccuracy(NamedTuple):
-    """Number of test images of a class, how many of them are classified correctly, and this in percent."""
-
-    name: str
-    images: int
-    correct: int
-    top1: float
-
-
 @dataclass(frozen=True)
 class Confusion:
     """All predictions of a checkpoint on the test images."""
@@ -57,11 +49,10 @@ class Confusion:
         """(true, predicted) -> number of images."""
         return Counter((image.true, image.predicted) for image in self.predictions)
 
-    def per_class(self) -> list[ClassAccuracy]:
-        """Accuracy of each class, the lowest first."""
-        correct = [(name, total, self.counts[name, name]) for name, total in self.totals.items()]
-        accuracies = [ClassAccuracy(name, total, hits, 100 * hits / total) for name, total, hits in correct]
-        return sorted(accuracies, key=lambda accuracy: (accuracy.top1, accuracy.name))
+    def per_class(self) -> list[ClassScore]:
+        """Score of each class, the lowest recall first."""
+        true, predicted = ([getattr(image, name) for image in self.predictions] for name in ("true", "predicted"))
+        return sorted(class_scores(true, predicted, self.totals), key=lambda score: (score.recall, score.name))
 
     def most_confused(self, limit: int) -> list[list[ClassifiedImage]]:
         """The images of the ``limit`` most frequent pairs of different classes, the most confident images first."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -83,8 +84,10 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         last = run.repeats[0][-1].result
         name = f"{last.method}, epoch {last.best.epoch}, seed {last.seed}"
         headline = {
-            "top-1 %, last epoch": str(Spread(**result["last_test_top1"])),
-            "top-1 %, best epoch": str(Spread(**result["best_test_top1"])),
+            f"{name} %, {which} epoch": str(Spread(**result[key]))
+            for which in ("last", "best")
+            for name, metric in (("top-1", "top1"), ("balanced", "balanced"))
+            if result.get(key := f"{which}_test_{metric}")  # runs of version 0.1.0 have no balanced accuracy
         }
         results = [
             {
@@ -93,7 +96,9 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
                 "epochs": stage.epochs,
                 "last top-1 %": f"{stage.last.test_top1:.2f}",
                 "last top-5 %": f"{stage.last.test_top5:.2f}",
+                "last balanced %": _percent(stage.last.test_balanced),
                 "best top-1 %": f"{stage.best.test_top1:.2f}",
+                "best balanced %": _percent(stage.best.test_balanced),
                 "at epoch": stage.best.epoch,
                 "images/s": f"{stage.images_per_second:.0f}",
                 "time": format_seconds(stage.seconds),
@@ -103,7 +108,8 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         ]
     else:
         name = str(result["checkpoint"])
-        headline = {"top-1 %": f"{result['top1']:.2f}", "top-5 %": f"{result['top5']:.2f}"}
+        metrics = {"top-1 %": "top1", "top-5 %": "top5", "balanced %": "balanced"}
+        headline = {name: _percent(result.get(key)) for name, key in metrics.items()}
         results = [{"checkpoint": name, "epoch": result["epoch"], **headline, "cross-entropy": f"{result['loss']:.4f}"}]
     colours = data.background, data.grey_range
     confusion = read_predictions(run.last_stage.predictions_csv)
@@ -125,7 +131,14 @@ def _contents(run: FinishedRun) -> dict[str, Any]:
         ],
         "totals": confusion.totals,
         "per_class": [
-            {"class": c.name, "test images": c.images, "correct": c.correct, "top-1 %": f"{c.top1:.2f}"}
+            {
+                "class": c.name,
+                "test images": c.images,
+                "correct": c.correct,
+                "recall %": _percent(c.recall),
+                "precision %": _percent(c.precision),
+                "F1 %": _percent(c.f1),
+            }
             for c in confusion.per_class()
         ],
         "command": command,
@@ -163,6 +176,10 @@ def evenly_spaced(paths: Sequence[Path], count: int) -> list[Path]:
     """At most ``count`` of the paths, evenly spaced; in a sorted image folder they are of as many classes."""
     count = min(count, len(paths))
     return [paths[len(paths) * index // count] for index in range(count)]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
 def _smaller(image: Image.Image) -> Image.Image:

@@ -24,8 +24,8 @@ from torch import Tensor
 from afa.errors import printable
 from afa.inference.trained_attention import LayerAttention
 from afa.method.attention import entropy
-from afa.report.confusion import ClassAccuracy, Confusion
-from afa.results.outcomes import EpochRow, Spread, spread
+from afa.report.confusion import Confusion
+from afa.results.outcomes import ClassScore, EpochRow, Spread, spread
 
 SIDE = 320  # pixels of an image in a row of images
 _GAP, _CAPTION, _DPI = 12, 52, 200  # pixels between these images and of their captions; pixels per inch
@@ -197,13 +197,13 @@ def confusion_matrix(confusion: Confusion) -> Figure:
 
 
 @_style()
-def class_accuracies(accuracies: Sequence[ClassAccuracy]) -> Figure:
+def class_accuracies(scores: Sequence[ClassScore]) -> Figure:
     """A bar for each class, the first class on top."""
-    figure, ((ax,),) = _panels(1, 1, width=5, height=0.18 * len(accuracies))
-    bars = ax.barh(range(len(accuracies)), [accuracy.top1 for accuracy in accuracies], color=_BLUE)
+    figure, ((ax,),) = _panels(1, 1, width=5, height=0.18 * len(scores))
+    bars = ax.barh(range(len(scores)), [score.recall for score in scores], color=_BLUE)
     ax.bar_label(bars, fmt="%.1f", padding=3)
-    ax.set_yticks(range(len(accuracies)), [_short(accuracy.name) for accuracy in accuracies])
-    ax.set(xlim=(0, 100), ylim=(len(accuracies) - 0.5, -0.5), xticks=[], title="Top-1 of each class, %")
+    ax.set_yticks(range(len(scores)), [_short(score.name) for score in scores])
+    ax.set(xlim=(0, 100), ylim=(len(scores) - 0.5, -0.5), xticks=[], title="Top-1 of each class, %")
     return figure
 
 

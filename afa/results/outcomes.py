@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ class EpochRow:
         epoch: counted from 1.
         alignment, head_penalty: not multiplied by alpha and gamma.
         entropies: name of an attention -> its normalised entropy: 1 is uniform, 0 has all mass on one entry.
-        loss, top1, top5: on the images that select the best epoch; NaN if ``test_every`` skips the epoch.
+        loss, top1, top5, balanced: on the images that select the best epoch; NaN if ``test_every`` skips the epoch.
+            ``balanced`` is the mean of the accuracies of the classes; NaN in runs of version 0.1.0.
     """
 
     epoch: int
@@ -44,6 +46,7 @@ class EpochRow:
     loss: float = math.nan
     top1: float = math.nan
     top5: float = math.nan
+    balanced: float = math.nan
 
     @property
     def is_scored(self) -> bool:
@@ -66,13 +69,17 @@ class EpochRow:
 
 
 class Score(NamedTuple):
-    """Accuracies of one checkpoint in percent: on the images that select the best epoch, and on the test images."""
+    """Accuracies of one checkpoint in percent: on the images that select the best epoch, and on the test images.
+
+    ``test_balanced`` is the balanced accuracy, the mean over the classes; None in runs of version 0.1.0.
+    """
 
     epoch: int
     selection_top1: float
     test_loss: float
     test_top1: float
     test_top5: float
+    test_balanced: float | None = None
 
 
 class StageResult(NamedTuple):
@@ -105,6 +112,41 @@ class StageResult(NamedTuple):
         return cls(**{**values, "best": Score(**values["best"]), "last": Score(**values["last"])})
 
 
+class ClassScore(NamedTuple):
+    """Numbers of images of one class: those of the class, those classified as it, and those of which both are true.
+
+    Accuracies are in percent; NaN if they are not defined.
+    """
+
+    name: str
+    images: int
+    predicted: int
+    correct: int
+
+    @property
+    def recall(self) -> float:
+        """Of the images of the class, those that are classified as it: the accuracy of the class."""
+        return 100 * self.correct / self.images if self.images else math.nan
+
+    @property
+    def precision(self) -> float:
+        """Of the images classified as the class, those that are of it."""
+        return 100 * self.correct / self.predicted if self.predicted else math.nan
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 if no image is correct."""
+        total = self.images + self.predicted
+        return 200 * self.correct / total if total else math.nan
+
+
+def class_scores(true: Sequence[str], predicted: Sequence[str], classes: Iterable[str]) -> list[ClassScore]:
+    """The score of each of the ``classes``, from the class of each image and the class that it is classified as."""
+    images, guesses = Counter(true), Counter(predicted)
+    correct = Counter(one for one, other in zip(true, predicted, strict=True) if one == other)
+    return [ClassScore(name, images[name], guesses[name], correct[name]) for name in classes]
+
+
 class Spread(NamedTuple):
     """Mean and sample standard deviation (n - 1; 0 for one value) over ``n`` seeds."""
 
@@ -119,6 +161,12 @@ class Spread(NamedTuple):
 def spread(values: Sequence[float]) -> Spread:
     """Mean and deviation of at least one value."""
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def balanced_spread(scores: Sequence[Score]) -> Spread | None:
+    """Mean and deviation of the balanced accuracy; None if it is not known of all scores."""
+    known = [score.test_balanced for score in scores if score.test_balanced is not None]
+    return spread(known) if len(known) == len(scores) else None
 
 
 def format_seconds(seconds: float) -> str:
@@ -150,24 +198,17 @@ def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 
 
 def results_table(repeats: Sequence[Sequence[StageResult]]) -> str:
-    """One row for each stage, over the results of the stages of all ``repeats``: accuracies and speed."""
-    rows = [
-        [
-            stage[0].method,
-            str(spread([result.best.test_top1 for result in stage])),
-            f"{', '.join(str(result.best.epoch) for result in stage)} of {stage[0].epochs}",
-            str(spread([result.last.test_top1 for result in stage])),
-            f"{statistics.median(result.images_per_second for result in stage):.0f}",
-            f"{sum(result.seconds for result in stage):.0f} s",
-        ]
-        for stage in zip(*repeats, strict=True)
-    ]
-    header = [
-        "stage",
-        f"best top-1 % (selected on {repeats[0][0].selected_on})",
-        "at epoch",
-        "last top-1 %",
-        "images/s",
-        "time",
-    ]
-    return format_table(header, rows)
+    """Two rows for each stage, over all ``repeats``: the best and the last epoch with their test accuracies."""
+    rows = []
+    for stage in zip(*repeats, strict=True):
+        best_epochs = ", ".join(str(result.best.epoch) for result in stage)
+        speed = f"{statistics.median(result.images_per_second for result in stage):.0f}"
+        seconds = f"{sum(result.seconds for result in stage):.0f} s"
+        for which, row in (
+            ("best", [stage[0].method, f"best on {stage[0].selected_on}: {best_epochs}", speed, seconds]),
+            ("last", ["", f"last: {stage[0].epochs}", "", ""]),
+        ):
+            scores = [getattr(result, which) for result in stage]
+            accuracies = [spread([score.test_top1 for score in scores]), balanced_spread(scores) or "unknown"]
+            rows.append([*row[:2], *map(str, accuracies), *row[2:]])
+    return format_table(["stage", "epoch", "test top-1 %", "balanced %", "images/s", "time"], rows)

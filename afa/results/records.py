@@ -1,15 +1,14 @@
 """Files of a stage: ``log.txt``, TensorBoard scalars, predictions."""
 
-import itertools
+import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from afa.files import write_csv, write_text
-from afa.results.outcomes import LOG_COLUMNS, EpochRow
+from afa.results.outcomes import LOG_COLUMNS, EpochRow, class_scores
 from afa.results.run_folder import StageFolder
 
 
@@ -49,7 +48,11 @@ class Scalars:
         scalars = {f"loss/{name}": getattr(row, name) for name in losses}
         scalars |= {"accuracy/train_top1": row.train_top1, "optimiser/learning_rate": row.learning_rate}
         if row.is_scored:
-            scalars |= {f"accuracy/{selected_on}_top1": row.top1, f"loss/{selected_on}_cross_entropy": row.loss}
+            scalars |= {
+                f"accuracy/{selected_on}_top1": row.top1,
+                f"accuracy/{selected_on}_balanced": row.balanced,
+                f"loss/{selected_on}_cross_entropy": row.loss,
+            }
         scalars |= {f"attention_entropy/{name}": entropy for name, entropy in row.entropies.items()}
         for tag, value in scalars.items():
             self._writer.add_scalar(tag, value, row.epoch)
@@ -88,12 +91,17 @@ def write_predictions(
 ) -> None:
     """Write ``predictions.csv``, one row for each image with its five most probable classes, and ``per_class.csv``.
 
-    ``labels`` are the (N,) class indices, ``logits`` (N, K), averaged over the views of an image.
+    ``labels`` are the (N,) class indices, ``logits`` (N, K), averaged over the views of an image. ``per_class.csv`` has
+    precision, recall and F1 of each class in percent; a value that is not defined is empty.
     """
     guesses = most_probable(logits, classes)
     true = [classes[label] for label in labels.tolist()]
-    correct = [int(name == ranked[0][0]) for name, ranked in zip(true, guesses, strict=True)]
+    predicted = [ranked[0][0] for ranked in guesses]
+    correct = [int(name == guess) for name, guess in zip(true, predicted, strict=True)]
     write_most_probable(folder.predictions_csv, {"path": paths, "true": true, "correct": correct}, guesses)
-    images, hits = Counter(true), Counter(itertools.compress(true, correct))
-    rows = [[name, images[name], hits[name], f"{100 * hits[name] / images[name]:.2f}"] for name in classes]
-    write_csv(folder.per_class_csv, ["class", "images", "correct", "top1"], rows)
+    rows = []
+    for score in class_scores(true, predicted, classes):
+        percent = ["" if math.isnan(x) else f"{x:.2f}" for x in (score.precision, score.recall, score.f1)]
+        rows.append([*score, *percent])
+    header = ["class", "images", "predicted", "correct", "precision", "recall", "f1"]
+    write_csv(folder.per_class_csv, header, rows)

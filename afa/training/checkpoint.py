@@ -30,6 +30,7 @@ class Checkpoint:
         classes: class names in the order of the logits; empty in a released checkpoint.
         image_size, augmentation, background, grey_range: the preprocessing.
         epoch: number of complete epochs; ``top1`` in percent on ``split``.
+        balanced: the balanced accuracy in percent on ``split``; NaN in checkpoints of version 0.1.0.
         settings: the run's settings as HOCON text.
         training: what is needed to resume (``last.pth`` only).
     """
@@ -47,6 +48,7 @@ class Checkpoint:
     epoch: int = 0
     split: str = ""
     top1: float = 0.0
+    balanced: float = math.nan
     settings: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 

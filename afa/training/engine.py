@@ -188,18 +188,24 @@ def predict(
 
 
 class TestMetrics(NamedTuple):
-    """Mean cross-entropy over the images of a split, and accuracies in percent."""
+    """Mean cross-entropy over the images of a split, and accuracies in percent.
+
+    ``balanced`` is the balanced accuracy: the mean of the accuracies of the classes that have images.
+    """
 
     loss: float
     top1: float
     top5: float
+    balanced: float
 
 
 def score(logits: Tensor, labels: Tensor) -> TestMetrics:
     """Metrics of (N, K) logits and (N,) labels; with fewer than five classes top-5 is top-K."""
     hits = rank_classes(logits) == labels[:, None]
+    images, correct = torch.bincount(labels), torch.bincount(labels, weights=hits[:, 0].double())
     return TestMetrics(
         loss=F.cross_entropy(logits.double(), labels).item(),
         top1=100 * hits[:, 0].sum().item() / len(labels),
         top5=100 * hits.any(dim=1).sum().item() / len(labels),
+        balanced=100 * (correct / images)[images > 0].mean().item(),
     )

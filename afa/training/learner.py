@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from afa.config.settings import BackboneSettings, ComputeSettings, StageSettings
-from afa.errors import CheckpointError, one_line
+from afa.errors import CheckpointError, ConfigError, one_line
 from afa.method.aligned_maps import AttentiveTerm
 from afa.method.catalogue import METHODS
+from afa.method.classification import balanced_weights
 from afa.method.objectives import Objective, required_inputs
 from afa.method.term import MapShape, TermInputs
 from afa.networks.backbones import layers_of
@@ -79,6 +80,7 @@ def build_learner(
     device: torch.device,
     source_from: Start | None = None,
     fixed_weights: Sequence[Tensor] = (),
+    class_images: Sequence[int] = (),
     compute: ComputeSettings = _DEFAULTS,
     sync_bn: bool = False,
 ) -> Learner:
@@ -92,8 +94,11 @@ def build_learner(
 
     Args:
         fixed_weights: one tensor per layer, for a method whose row asks for them (``commands/fixed_weights.py``).
+        class_images: number of training images of each class; needed for ``class_weights = balanced``.
         sync_bn: the target's batch-norm uses the images of all processes (GPUs only).
     """
+    if stage.class_weights == "balanced" and len(class_images) != num_classes:
+        raise ConfigError("class_weights: balanced needs class_images, the number of training images of each class")
     torch.manual_seed(seed)
     method = METHODS[stage.method]
     reads = required_inputs(method)
@@ -126,6 +131,7 @@ def build_learner(
         alpha=stage.alpha,
         gamma=stage.head_penalty,
         classification=stage.classification,
+        class_weights=balanced_weights(class_images) if stage.class_weights == "balanced" else None,
     ).to(device)
     optimizer = build_optimizer(
         target, objective, learning_rate=stage.learning_rate, momentum=stage.momentum, weight_decay=stage.weight_decay

@@ -172,7 +172,7 @@ class StepObserver:
         """Score the monitored images, unless ``test_every`` skips the epoch, and return the metrics of the epoch."""
         stage, state, context = self.stage, self.state, self.context
         epoch = state.epoch + 1
-        means, test = state.sums.means(context.processes.mean), TestMetrics(math.nan, math.nan, math.nan)
+        means, test = state.sums.means(context.processes.mean), TestMetrics(*[math.nan] * 4)
         context.processes.broadcast_buffers(self.learner.target)
         if epoch % stage.settings.run.test_every == 0 or epoch == stage.epochs:
             _, test = score_split(self.learner.target, stage, stage.splits.monitor, context)
@@ -189,6 +189,7 @@ class StepObserver:
             loss=test.loss,
             top1=test.top1,
             top5=test.top5,
+            balanced=test.balanced,
         )
 
     def check_weights(self) -> None:
@@ -208,10 +209,13 @@ def _log_epoch(stage: Stage, context: Context, history: list[EpochRow], *, is_be
     *earlier, row = history
     best = " (best)" if is_best else ""
     scored = f", {stage.splits.selected_on} {row.top1:.2f} %{best}" if row.is_scored else ""
+    where = f"{stage.title} epoch {row.epoch}/{stage.epochs}: "
     context.journal.log(  # at most 100 characters: the accuracies are top-1
-        f"{stage.title} epoch {row.epoch}/{stage.epochs}: cls {row.classification:.3f}, align {row.alignment:.4g}, "
+        f"{where}cls {row.classification:.3f}, align {row.alignment:.4g}, "
         f"train {row.train_top1:.2f} %{scored}, {row.images_per_second:.0f} images/s"
     )
+    if row.is_scored:
+        context.journal.note(f"{where}{stage.splits.selected_on} balanced {row.balanced:.2f} %, top-5 {row.top5:.2f} %")
     for name, entropy in row.entropies.items():
         if entropy < COLLAPSED and not any(before.entropies[name] < COLLAPSED for before in earlier):
             context.journal.log(
@@ -251,7 +255,7 @@ def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> 
         checkpoint = load_checkpoint(path)
         target = build_target(stage.settings.backbone, checkpoint, path, stage.classes).to(context.device)
         logits, metrics = score_split(target, stage, stage.splits.test, context)
-        scores[path] = Score(checkpoint.epoch, checkpoint.top1, metrics.loss, metrics.top1, metrics.top5)
+        scores[path] = Score(checkpoint.epoch, checkpoint.top1, *metrics)
     images = stage.splits.test.folder
     context.processes.on_main(
         write_predictions,

@@ -136,6 +136,7 @@ class Stage:
             device=context.device,
             source_from=self.source_from,
             fixed_weights=self.fixed_weights,
+            class_images=self.splits.train.folder.class_images,
             compute=self.settings.compute,
             sync_bn=self.settings.run.sync_bn and shared,
         )

@@ -81,6 +81,7 @@ def _checkpoint(stage: Stage, learner: Learner, state: StageState) -> Checkpoint
         epoch=state.epoch,
         split=stage.splits.selected_on,
         top1=state.history[-1].top1 if state.history else 0.0,
+        balanced=state.history[-1].balanced if state.history else math.nan,
         settings=format_settings(stage.settings),
     )
 

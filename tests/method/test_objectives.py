@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from afa.method.catalogue import METHODS, LwFSettings
-from afa.method.classification import CLASSIFICATION_LOSSES
+from afa.method.classification import CLASSIFICATION_LOSSES, balanced_weights
 from afa.method.objectives import Objective, required_inputs
 from afa.method.term import MapShape, Outputs, TermInputs
 
@@ -19,10 +19,11 @@ def outputs(seed: int) -> Outputs:
     return Outputs((maps,), features, logits)
 
 
-def objective(method: str, **inputs) -> Objective:
+def objective(method: str, class_weights: torch.Tensor | None = None, **inputs) -> Objective:
     torch.manual_seed(0)
     inputs = TermInputs(shapes=[SHAPE], old_head=(torch.ones(2, 5).cumsum(0), torch.zeros(2)), **inputs)
-    return Objective(METHODS[method], inputs, head=[torch.ones(1)], alpha=1.0, gamma=0.0)
+    head, alpha, gamma = [torch.ones(1)], 1.0, 0.0
+    return Objective(METHODS[method], inputs, head=head, alpha=alpha, gamma=gamma, class_weights=class_weights)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -56,3 +57,26 @@ def test_with_one_class_the_loss_and_its_gradient_are_zero(name):
     loss.backward()
     assert loss == 0
     assert logits.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_a_weighted_loss_is_the_mean_of_the_weighted_losses_of_the_images(name):
+    loss, logits, weights = CLASSIFICATION_LOSSES[name], torch.randn(4, 3).double(), torch.tensor([2.0, 0.5, 1.0, 3.0])
+    single = torch.stack([loss(logits[i : i + 1], LABELS[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(loss(logits, LABELS, weights), (weights * single).mean())
+    torch.testing.assert_close(loss(logits, LABELS, torch.ones(4)), loss(logits, LABELS))
+
+
+def test_balanced_weights_give_each_class_the_same_share():
+    weights = balanced_weights([6, 2, 4])
+    torch.testing.assert_close(weights * torch.tensor([6.0, 2.0, 4.0]), torch.full((3,), 4.0))
+
+
+def test_an_objective_weights_by_class_and_does_not_store_the_weights():
+    weights = torch.tensor([0.5, 2.0])
+    plain, weighted = objective("ast"), objective("ast", class_weights=weights)
+    one, other = (o(outputs(0), outputs(1), LABELS) for o in (plain, weighted))
+    expected = CLASSIFICATION_LOSSES["cross_entropy"](outputs(1).logits, LABELS, weights[LABELS])
+    torch.testing.assert_close(other.classification, expected)
+    assert other.alignment == one.alignment
+    assert weighted.state_dict().keys() == plain.state_dict().keys()

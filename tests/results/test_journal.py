@@ -132,5 +132,5 @@ def test_a_run_that_is_not_quiet_prints_its_epochs_and_its_result(words, capsys,
     monkeypatch.setattr(journal, "_SECONDS_BETWEEN_LINES", 0.0)
     assert main(["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "print_freq=1"]) == 0
     out = capsys.readouterr().out
-    for text in ("AST epoch 1/2: 4/12 images, ", " left, cls ", "AST testing: 9/9 images", "best top-1 %"):
+    for text in ("AST epoch 1/2: 4/12 images, ", " left, cls ", "AST testing: 9/9 images", "test top-1 %"):
         assert text in out

@@ -32,7 +32,7 @@ STORED = {
     "top1": 55.5,
     "top5": 90.0,
 }
-ROW = EpochRow.from_dict(STORED)
+ROW = replace(EpochRow.from_dict(STORED), balanced=50.0)
 
 
 def read(path):
@@ -42,9 +42,10 @@ def read(path):
 
 def test_a_row_has_the_stored_form_of_earlier_checkpoints():
     assert ROW.entropies == {"spatial_1": 0.9, "channel_4": 0.03}
-    assert list(ROW.to_dict().items()) == list(STORED.items())
+    assert list(ROW.to_dict().items()) == [*STORED.items(), ("balanced", 50.0)]
     assert EpochRow.from_dict(ROW.to_dict()) == ROW
-    without = {name: value for name, value in STORED.items() if not name.startswith("entropy_")}
+    assert math.isnan(EpochRow.from_dict(STORED).balanced)  # version 0.1.0 did not compute it
+    without = {name: value for name, value in ROW.to_dict().items() if not name.startswith("entropy_")}
     assert EpochRow.from_dict(without).to_dict() == without
 
 
@@ -88,7 +89,7 @@ def test_the_scalars_of_a_resumed_stage_replace_those_of_the_epochs_that_are_rep
             f"loss/{name}"
             for name in ("classification", "head_penalty", "alignment", "total", "held_out_cross_entropy")
         ),
-        *("accuracy/train_top1", "accuracy/held_out_top1", "optimiser/learning_rate"),
+        *("accuracy/train_top1", "accuracy/held_out_top1", "accuracy/held_out_balanced", "optimiser/learning_rate"),
         *("attention_entropy/spatial_1", "attention_entropy/channel_4"),
     }
 
@@ -111,9 +112,9 @@ def test_predictions(tmp_path):
         logits[0].softmax(0).tolist(), abs=1e-6
     )
     assert [list(row.values()) for row in read(tmp_path / "per_class.csv")] == [
-        ["ant", "1", "1", "100.00"],
-        ["bee", "1", "0", "0.00"],
-        ["cat", "1", "1", "100.00"],
+        ["ant", "1", "1", "1", "100.00", "100.00", "100.00"],
+        ["bee", "1", "0", "0", "", "0.00", "0.00"],  # nothing is classified as bee: no precision
+        ["cat", "1", "2", "1", "50.00", "100.00", "66.67"],
     ]
 
 

@@ -2,17 +2,20 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from afa.config.settings import ComputeSettings
+from afa.errors import ConfigError
 from afa.method.catalogue import METHODS
+from afa.method.classification import balanced_weights
 from afa.method.objectives import required_inputs
 from afa.networks.build import build_network, load_backbone
 from afa.networks.features import FrozenSource
-from afa.training.engine import train_step
+from afa.training.engine import score, train_step
 from afa.training.learner import Start, build_learner, source_start
 from afa.training.optim import learning_rate_factor
 from tests.learners import demo_learner
@@ -234,3 +237,20 @@ def test_the_source_may_be_another_network_than_the_start(settings_for):
 def test_the_rate_falls_tenfold_every_six_epochs():
     factors = [learning_rate_factor(epoch, epochs=10, schedule="explr", decay_factor=0.1) for epoch in (0, 3, 6, 9)]
     assert factors == pytest.approx([1, 10**-0.5, 0.1, 0.1 * 10**-0.5])
+
+
+def test_the_balanced_accuracy_is_the_mean_over_the_classes_that_have_images():
+    labels = torch.tensor([0, 0, 0, 2, 2, 2, 2, 0])  # none of class 1 and of class 3
+    guesses = torch.tensor([0, 0, 1, 2, 0, 0, 0, 0])
+    metrics = score(F.one_hot(guesses, 4).double(), labels)
+    assert metrics.top1 == 50.0
+    assert metrics.balanced == (75.0 + 25.0) / 2
+
+
+def test_balanced_class_weights_need_the_sizes_of_the_classes(settings_for):
+    settings = settings_for(reg_type="l2", class_weights="balanced")
+    options = {"start": source_start(settings.backbone), "num_classes": 3, "image_size": 32, "seed": 1}
+    build = partial(build_learner, settings.backbone, settings.stages[0], device=torch.device("cpu"), **options)
+    with pytest.raises(ConfigError, match="balanced needs class_images"):
+        build()
+    torch.testing.assert_close(build(class_images=[6, 2, 4]).objective.class_weights, balanced_weights([6, 2, 4]))

@@ -1,0 +1,34 @@
+"""Scores of classes, and the table of a run."""
+
+import math
+
+from afa.results.outcomes import Score, StageResult, balanced_spread, class_scores, results_table
+
+
+def test_precision_recall_and_f1_of_a_class():
+    true, predicted = ["a"] * 6 + ["b"] * 2, ["a", "a", "a", "b", "b", "c", "b", "a"]
+    a, b, c, d = class_scores(true, predicted, "abcd")
+    assert (a.images, a.predicted, a.correct) == (6, 4, 3)
+    assert (a.precision, a.recall, a.f1) == (75.0, 50.0, 60.0)  # 2 * 75 * 50 / (75 + 50)
+    assert (b.precision, b.recall, b.f1) == (100 / 3, 50.0, 40.0)
+    assert (c.precision, c.f1) == (0.0, 0.0)  # no test image of the class, but an image is classified as it
+    assert math.isnan(c.recall)
+    assert all(math.isnan(value) for value in (d.precision, d.recall, d.f1))
+
+
+def test_the_table_says_what_each_accuracy_is():
+    """The best epoch is selected on held-out images, and the accuracy next to it is that on the test images."""
+    best, last = Score(3, 36.11, 1.0, 26.5, 90.0, 20.0), Score(6, 30.0, 1.0, 25.0, 91.0, 19.25)
+    results = [StageResult("AST", seed, 6, "held_out", best, last, 100.0, 12.0, "runs/x", "file") for seed in (1, 2)]
+    assert results_table([[result] for result in results]).splitlines() == [
+        "stage  epoch                   test top-1 %        balanced %          images/s  time",
+        "-" * 85,
+        "AST    best on held_out: 3, 3  26.50 ± 0.00 (n=2)  20.00 ± 0.00 (n=2)  100       24 s",
+        "       last: 6                 25.00 ± 0.00 (n=2)  19.25 ± 0.00 (n=2)",
+    ]
+
+
+def test_a_result_of_version_0_1_0_has_no_balanced_accuracy():
+    old = {"epoch": 1, "selection_top1": 50.0, "test_loss": 1.0, "test_top1": 50.0, "test_top5": 90.0}
+    assert balanced_spread([Score(**old), Score(**old, test_balanced=40.0)]) is None
+    assert "unknown" in results_table([[StageResult("L2", 1, 1, "test", Score(**old), Score(**old), 1.0, 1.0, "", "")]])
