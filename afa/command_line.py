@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 require_single_process("this command")
                 task, task_settings = load_task([first, *rest])
             else:
-                if task_name(rest) in TASKS:
+                if task_name(rest) in TASKS.keys() - {"eval"}:  # a config may also be evaluated
                     raise ConfigError(f"command line: {task_name(rest)} takes no CONFIG; remove {first}")
                 config = load_config(first, rest, check_files=True)
                 if isinstance(config, Grid) or config.run.dry_run or config.is_searched:

@@ -213,6 +213,60 @@ def test_a_released_checkpoint_is_evaluated(words, released, tmp_path, capsys):
     assert (tmp_path / "runs/mobilenet_v2_tiny_eval/predictions.csv").exists()
 
 
+def test_a_run_is_evaluated_without_a_config(words, data_dir, tmp_path, capsys):
+    """Network, classes and image size come from the checkpoint; an earlier evaluation is kept."""
+    recipe = ["reg_type=afa", "alpha=0.01", "max_iter=3", "exp_id=run", "data_aug=improved"]
+    assert main(["tests/tiny.hocon", *words, *recipe]) == 0
+    folder = tmp_path / "runs" / "run"
+    trained = json.loads((folder / "result.json").read_text())
+    command = ["mode=eval", "pre_trained_path=run", f"outpath={tmp_path / 'runs'}", "gpu_id=cpu"]
+    assert main(command) == 0
+    evaluation = folder / "eval" / "stage_2_tiny"
+    result = json.loads((evaluation / "result.json").read_text())
+    assert (result["top1"], result["balanced"]) == (
+        trained["best_test_top1"]["mean"],
+        trained["best_test_balanced"]["mean"],
+    )
+    assert (evaluation / "predictions.csv").read_text() == (folder / "stage_2/predictions.csv").read_text()
+    assert (evaluation / "report.html").stat().st_size
+    assert result["environment"]["command"].startswith("python main.py mode=eval pre_trained_path=run ")
+    # Other images, of some of the classes.
+    other = tmp_path / "other" / "some" / "test"
+    for name in ("trouser", "bag"):
+        shutil.copytree(data_dir / "tiny" / "train" / name, other / name)
+    capsys.readouterr()
+    assert main([*command, f"target_data_dir={tmp_path / 'other'}", "target_dataset=some"]) == 0
+    assert "no images of 1 of the checkpoint's 3 classes" in capsys.readouterr().out
+    with (folder / "eval/stage_2_some/per_class.csv").open() as file:
+        assert [(row["class"], row["images"]) for row in csv.DictReader(file)] == [
+            ("bag", "4"),
+            ("sandal", "0"),
+            ("trouser", "4"),
+        ]
+    assert main(command) == 0
+    assert sorted(path.name for path in evaluation.parent.iterdir()) == [
+        "stage_2_some",
+        "stage_2_tiny",
+        "stage_2_tiny.old-1",
+    ]
+    shutil.copytree(data_dir / "tiny" / "train" / "bag", other / "boot")
+    assert main([*command, f"target_data_dir={tmp_path / 'other'}", "target_dataset=some"]) == 1
+    assert "the checkpoint has no class boot (its classes: bag, sandal, trouser)" in capsys.readouterr().err
+    assert main([*command, "target_dataset=none"]) == 2
+    assert capsys.readouterr().err.startswith(f"target_dataset: no folder none in {data_dir}")
+
+
+def test_a_released_checkpoint_is_evaluated_without_a_config(released, data_dir, tmp_path, capsys):
+    command = ["mode=eval", f"pre_trained_path={released}", f"outpath={tmp_path / 'runs'}", "gpu_id=cpu"]
+    assert main(command) == 2
+    assert "add base_model_name=<name>" in capsys.readouterr().err
+    command.append("base_model_name=mobilenet_v2")
+    assert main(command) == 2
+    assert "add target_data_dir=<folder> target_dataset=<name>" in capsys.readouterr().err
+    assert main([*command, f"target_data_dir={data_dir}", "target_dataset=tiny"]) == 0
+    assert (tmp_path / "runs/released_eval_tiny/per_class.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("make", "config", "message"),
     [

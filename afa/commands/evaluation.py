@@ -45,10 +45,13 @@ def prepare_evaluation(settings: Settings, path: Path, context: Context) -> Eval
         raise AFAError(f"{path}: trained with another preprocessing ({'; '.join(different)}); change the config")
     reader = ImageReader(data, context)
     split = reader.read_test()
-    context.processes.check_counts({"test images": len(split.folder)})
-    target = build_target(settings.backbone, checkpoint, path, split.folder.classes).to(context.device)
+    folder = split.folder.relabelled(checkpoint.classes) if checkpoint.classes else split.folder
+    if missing := len(folder.classes) - len(split.folder.classes):
+        context.journal.log(f"{folder.root}: no images of {missing} of the checkpoint's {len(folder.classes)} classes")
+    context.processes.check_counts({"test images": len(folder)})
+    target = build_target(settings.backbone, checkpoint, path, folder.classes).to(context.device)
     loader = TestLoader(
-        split.folder,
+        folder,
         reader.preprocessing,
         batch_size=data.batch_size,
         device=context.device,

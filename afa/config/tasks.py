@@ -55,6 +55,25 @@ class PredictSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """``mode=eval`` without a config: the accuracies of a checkpoint on the test images of a data set."""
+
+    pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
+    target_data_dir: str = setting(
+        "folder that contains the data sets; empty: that of the checkpoint's run", default="", names="folder"
+    )
+    target_dataset: str = setting("folder of the data set; empty: that of the checkpoint's run", default="")
+    base_model_name: str = setting(_BACKBONE, default="")
+    batch_size: int = setting("images that are classified at a time", default=64, low=1)
+    num_workers: int = setting("processes that decode images", default=4, low=0, high=256)
+    bad_images: str = setting(
+        "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")
+    )
+    outpath: str = setting(_OUTPATH, default="runs")
+    gpu_id: str = setting(_GPU, default="0")
+
+
+@dataclass(frozen=True)
 class ExportSettings:
     """``mode=export``: a trained network as a file for other programs."""
 
@@ -164,6 +183,12 @@ TASKS: dict[str, Task] = {
         "mode=predict pre_trained_path=best.pth input=photo.jpg",
         "print the five most likely classes of an image, a folder or a pattern, also as CSV and JSON",
     ),
+    "eval": Task(
+        EvaluationSettings,
+        "afa.entry:evaluate",
+        "mode=eval pre_trained_path=runs/demo",
+        "evaluate a checkpoint on the test images of its data set, or of target_dataset in target_data_dir",
+    ),
     "export": Task(
         ExportSettings,
         "afa.inference.exporters:export",
@@ -200,7 +225,7 @@ def load_task(arguments: Sequence[str]) -> tuple[Task, Any]:
     name = task_name(arguments)
     if name not in TASKS:
         choices = ", ".join("prepare=<data set>" if task == "prepare" else f"mode={task}" for task in TASKS)
-        if name in ("train", "eval"):
+        if name == "train":
             message = f"mode={name} needs a CONFIG as the first argument, for example hocon_config/demo/afa.hocon"
         elif name:
             message = f"mode: unknown value '{name}'{nearest(name, TASKS)} (known without a CONFIG: {choices})"

@@ -62,6 +62,19 @@ class ImageFolder:
             raise DataError(problems)
         return digest.hexdigest()
 
+    def relabelled(self, classes: Sequence[str]) -> "ImageFolder":
+        """The same images with the labels of other ``classes``, which must contain those of the folder.
+
+        Raises:
+            DataError: they do not.
+        """
+        if unknown := set(self.classes) - set(classes):
+            known = _first_few(classes)
+            raise DataError(f"{self.root}: the checkpoint has no class {_first_few(unknown)} (its classes: {known})")
+        number = {name: label for label, name in enumerate(classes)}
+        labels = tuple(number[self.classes[label]] for label in self.labels)
+        return ImageFolder(self.root, self.paths, labels, tuple(classes))
+
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
         """The images at ``indices``, with all classes."""
         paths, labels = tuple(self.paths[i] for i in indices), tuple(self.labels[i] for i in indices)

@@ -16,13 +16,13 @@ from afa.data.loaders import TestLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import CheckpointError, ConfigError, DataError
 from afa.machine.device import choose_device
-from afa.networks.backbones import BACKBONES, row_of
+from afa.networks.backbones import row_of
 from afa.networks.features import FeatureNetwork
 from afa.results.records import most_probable
 from afa.results.run_folder import find_checkpoint
 from afa.training.checkpoint import Checkpoint, load_checkpoint
 from afa.training.engine import predict
-from afa.training.learner import build_target, head_width
+from afa.training.learner import backbone_name, build_target, head_width
 
 
 class Prediction(NamedTuple):
@@ -124,12 +124,7 @@ def load_classifier(
     """
     path = find_checkpoint(str(checkpoint), outpath)
     content = load_checkpoint(path)
-    name = content.backbone or base_model_name
-    if not name:
-        raise ConfigError(
-            f"{path}: a released checkpoint does not contain the name of its network; add base_model_name=<name>, "
-            f"one of {', '.join(BACKBONES)}"
-        )
+    name = backbone_name(content, path, base_model_name)
     names = tuple(content.classes)
     if not names:
         outputs = head_width(content, path, name)

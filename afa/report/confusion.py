@@ -42,7 +42,9 @@ class Confusion:
     @cached_property
     def totals(self) -> Counter[str]:
         """Class -> number of its test images, sorted by name, which is the order of the labels."""
-        return Counter(sorted(image.true for image in self.predictions))
+        names = sorted({name for image in self.predictions for name in (image.true, image.predicted)})
+        counts = Counter(image.true for image in self.predictions)
+        return Counter({name: counts[name] for name in names})
 
     @cached_property
     def counts(self) -> Counter[tuple[str, str]]:
@@ -50,9 +52,9 @@ class Confusion:
         return Counter((image.true, image.predicted) for image in self.predictions)
 
     def per_class(self) -> list[ClassScore]:
-        """Score of each class, the lowest recall first."""
+        """Score of each class that has images, the lowest recall first."""
         true, predicted = ([getattr(image, name) for image in self.predictions] for name in ("true", "predicted"))
-        return sorted(class_scores(true, predicted, self.totals), key=lambda score: (score.recall, score.name))
+        return sorted(class_scores(true, predicted, set(true)), key=lambda score: (score.recall, score.name))
 
     def most_confused(self, limit: int) -> list[list[ClassifiedImage]]:
         """The images of the ``limit`` most frequent pairs of different classes, the most confident images first."""

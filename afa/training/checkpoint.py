@@ -175,10 +175,10 @@ def _is_row(row: Any) -> bool:
         values = EpochRow.from_dict(row)
     except (TypeError, AttributeError):
         return False
-    optional = (values.loss, values.top1, values.top5)
-    required = [value for name, value in row.items() if name not in ("loss", "top1", "top5")]
+    scores = (values.loss, values.top1, values.top5, values.balanced)
+    others = [value for name, value in row.items() if name not in ("loss", "top1", "top5", "balanced")]
     return _is_count(row["epoch"], _MANY) and all(
-        type(value) in (int, float) and (math.isfinite(value) or value in optional) for value in [*required, *optional]
+        type(value) in (int, float) and (math.isfinite(value) or value in scores) for value in [*others, *scores]
     )
 
 
@@ -207,6 +207,7 @@ _FIELDS: dict[str, _Check] = {
     "epoch": lambda value: _is_count(value, _MANY),
     "split": lambda value: value in ("", "test", "held_out"),
     "top1": lambda value: _is_number(value, 0, 100) or value != value,  # NaN: that epoch was not scored
+    "balanced": lambda value: _is_number(value, 0, 100) or value != value,
     "settings": lambda value: type(value) is str and len(value) <= _MANY,
     "training": lambda value: isinstance(value, dict),
 }

@@ -16,7 +16,7 @@ from afa.method.catalogue import METHODS
 from afa.method.classification import balanced_weights
 from afa.method.objectives import Objective, required_inputs
 from afa.method.term import MapShape, TermInputs
-from afa.networks.backbones import layers_of
+from afa.networks.backbones import BACKBONES, layers_of
 from afa.networks.build import build_network, head_keys, load_backbone, load_source_weights, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_state
@@ -217,6 +217,20 @@ def build_attention(
             f"{path}: its attention does not fit image_size = {image_size}: {one_line(error)}"
         ) from None
     return term
+
+
+def backbone_name(checkpoint: Checkpoint, path: Path, base_model_name: str) -> str:
+    """The network of a checkpoint; for a released checkpoint, which does not contain it, ``base_model_name``.
+
+    Raises:
+        ConfigError: the checkpoint does not contain it, and ``base_model_name`` is empty.
+    """
+    if not (checkpoint.backbone or base_model_name):
+        raise ConfigError(
+            f"{path}: a released checkpoint does not contain the name of its network; add base_model_name=<name>, "
+            f"one of {', '.join(BACKBONES)}"
+        )
+    return checkpoint.backbone or base_model_name
 
 
 def head_width(checkpoint: Checkpoint, path: Path, name: str) -> int:
