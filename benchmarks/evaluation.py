@@ -68,7 +68,7 @@ def build_ours(arguments: argparse.Namespace, folder: Path, views: int) -> Work:
     else:
         images, labels = one_batch(torch.channels_last)
         batches = [TestBatch(images.to(arguments.device), labels, labels, 1, BATCH)]
-    return lambda: score(*predict(network, batches))
+    return lambda: score(*predict(network.evaluator(), batches))
 
 
 def measure(arguments: argparse.Namespace, folder: Path, views: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 # Networks this small gain nothing from threads, and threads that wait for each other lose a lot.
 torch.set_num_threads(1)
@@ -20,6 +21,20 @@ PER_CLASS = {"train": 4, "test": 3}
 def in_the_repository(monkeypatch):
     """Configs name the demo's files from the repository's root."""
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def convolutions_in_tf32(monkeypatch) -> list[bool]:
+    """For each convolution of a batch so far, whether a GPU would round its factors to TF32."""
+    seen, forward = [], nn.Conv2d.forward
+
+    def recording_forward(self: nn.Conv2d, images: Tensor) -> Tensor:
+        if len(images) > 1:  # a single image of zeros shows the sizes of the maps
+            seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(self, images)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", recording_forward)
+    return seen
 
 
 @pytest.fixture(scope="session")

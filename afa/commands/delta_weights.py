@@ -24,6 +24,7 @@ from afa.networks.weights import load_state
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import aligned_layers, aligned_shapes, source_start
 from afa.training.loop import train_stage
+from afa.training.numerics import products_in_tf32
 from afa.training.stage import Stage
 
 BATCHES = 4
@@ -63,6 +64,7 @@ def compute_channel_weights(stage: Stage, context: Context) -> list[Tensor]:
     return [delta_channel_weights(mean).float() for mean in means]
 
 
+@products_in_tf32(False)
 def _compute_increases(stage: Stage, network: nn.Module, path: Path, context: Context) -> Increases:
     """The increases of every layer, batch and channel; those in ``path`` are not computed again."""
     layers, loader = aligned_layers(stage.settings.backbone), stage.train_loader(context)

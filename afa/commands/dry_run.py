@@ -215,10 +215,11 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
     if METHODS[stage.options.method].fixed_weights:
         stage = with_fixed_weights(stage, context, uniform=True)
         log(f"{stage.title}: the estimate does not include the time to compute its fixed weights")
-    if context.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(context.device)
     stage.folder.checkpoints.mkdir(parents=True)
     learner = stage.build_learner(context)
+    if context.device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory that an earlier stage has reserved
+        torch.cuda.reset_peak_memory_stats(context.device)
     sums = TrainSums(len(learner.objective.attention_names), context.device)
     finite, steps = FiniteCheck(context.device), list[Step]()
 
@@ -237,7 +238,7 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
         log("\n".join(first_steps.describe()))
         raise AFAError(divergence)
     finite.check_weights(learner.target.network.state_dict(), stage.title)
-    predict(learner.target, scoring.limit(stage.test_loader(stage.splits.monitor, context)))
+    predict(learner.target.evaluator(), scoring.limit(stage.test_loader(stage.splits.monitor, context)))
     started = time.monotonic()
     save_state(stage, learner, StageState(sums, step=len(steps)), context)
     save_best(stage, learner, StageState(sums), context)
@@ -274,7 +275,7 @@ def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Esti
     size = count_parameters(target.parameters())
     log(f"\n{path}: {origin}, {size:,} parameters, {loader.preprocessing.views} views per image")
     scoring = _Stopwatch(context)
-    predict(target, scoring.limit(loader))
+    predict(target.evaluator(), scoring.limit(loader))
     found = StageEstimate(
         title="evaluation",
         epochs=0,

@@ -49,11 +49,11 @@ def prepare_evaluation(settings: Settings, path: Path, context: Context) -> Eval
     if missing := len(folder.classes) - len(split.folder.classes):
         context.journal.log(f"{folder.root}: no images of {missing} of the checkpoint's {len(folder.classes)} classes")
     context.processes.check_counts({"test images": len(folder)})
-    target = build_target(settings.backbone, checkpoint, path, folder.classes).to(context.device)
+    target = build_target(settings.backbone, checkpoint, path, folder.classes, context.device)
     loader = TestLoader(
         folder,
         reader.preprocessing,
-        batch_size=data.batch_size,
+        batch_size=-(-data.batch_size // context.processes.size),  # the processes share a batch
         device=context.device,
         num_workers=data.num_workers,
         canvases=split.canvases,

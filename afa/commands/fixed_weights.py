@@ -34,9 +34,11 @@ from afa.training.learner import (
     source_start,
 )
 from afa.training.loop import train_stage
+from afa.training.numerics import products_in_tf32
 from afa.training.stage import Stage
 
 
+@products_in_tf32(False)
 def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
     """(H*W,) per layer: the mean over the test views of the training images.
 
@@ -57,7 +59,7 @@ def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
     loader = TestLoader(
         stage.splits.train.folder,
         stage.preprocessing,
-        batch_size=stage.settings.data.batch_size,
+        batch_size=max(stage.settings.data.batch_size // stage.preprocessing.views, 1),
         device=context.device,
         num_workers=stage.settings.data.num_workers,
     )

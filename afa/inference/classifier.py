@@ -1,7 +1,8 @@
 """A trained network for inference: image files in, class names and probabilities out."""
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,10 @@ class Classifier:
         size = f"{len(self.classes)} classes, {self.preprocessing.image_size} px"
         return f"Classifier({self.backbone}, {size}, {trained}, {self.path}, on {self.device})"
 
+    @functools.cached_property
+    def _network(self) -> Callable[[Tensor], Tensor]:
+        return self.target.evaluator()
+
     def predict(self, images: str | Path | Sequence[str | Path]) -> list[Prediction]:
         """Classify one image file or several.
 
@@ -93,7 +98,7 @@ class Classifier:
                     num_workers=0,
                     canvases=canvases,
                 )
-                logits, _ = predict(self.target, loader)
+                logits, _ = predict(self._network, loader)
             yield Logits(good, logits, list(bad.values()))
 
     def to_predictions(self, batch: Logits) -> list[Prediction]:
@@ -132,7 +137,7 @@ def load_classifier(
         if len(names) != outputs:
             raise CheckpointError(f"{path}: its head has {outputs} classes, but there are {len(names)} class names")
     device, _ = choose_device(gpu_id)
-    target = build_target(BackboneSettings(name=name), content, path, names).to(device).eval()
+    target = build_target(BackboneSettings(name=name), content, path, names, device).eval()
     size = content.image_size or row_of(name).image_size
     preprocessing = Preprocessing(size, content.augmentation or "default", content.background, content.grey_range)
     return Classifier(target, name, names, preprocessing, device, path, content)

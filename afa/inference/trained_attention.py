@@ -20,6 +20,7 @@ from afa.method.term import MapShape
 from afa.results.run_folder import StageFolder, find_checkpoint
 from afa.training.checkpoint import Checkpoint, load_checkpoint
 from afa.training.learner import Start, aligned_layers, attention_state, build_attention, build_source, source_start
+from afa.training.numerics import products_in_tf32
 
 
 class LayerAttention(NamedTuple):
@@ -59,6 +60,7 @@ def centre_views(classifier: Classifier, paths: Sequence[Path]) -> tuple[list[Im
     return [Image.fromarray(canvas) for canvas in canvases], normalise(pixels.to(classifier.device))
 
 
+@products_in_tf32(False)
 @torch.no_grad()
 def attention_to(classifier: Classifier, views: Tensor) -> list[LayerAttention]:
     """Same as ``attention_maps``, for normalised (B, 3, S, S) views."""

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 import torchvision
 
 import afa
-from afa.errors import ConfigError
+from afa.errors import ConfigError, one_line
 from afa.machine.launch import Launch
 
 _ROOT = Path(afa.__file__).parents[1]
+_USE_CPU = "gpu_id=cpu runs on the CPU"
 
 
 def choose_device(gpu_id: str, launch: Launch = Launch()) -> tuple[torch.device, str]:  # noqa: B008 (immutable)
@@ -22,8 +24,10 @@ def choose_device(gpu_id: str, launch: Launch = Launch()) -> tuple[torch.device,
     Without a GPU the run uses the CPU. Under torchrun each process uses the GPU of its local rank, unless
     ``gpu_id`` is ``cpu``.
 
+    The GPU becomes the current one of this process: torch's streams and events are created on the current GPU.
+
     Raises:
-        ConfigError: ``gpu_id`` is not a GPU number, or the machine does not have that GPU.
+        ConfigError: ``gpu_id`` is not a GPU number, or the machine does not have that GPU, or torch cannot use it.
     """
     first, _, more = gpu_id.replace(" ", "").partition(",")
     if first == "cpu":
@@ -32,8 +36,11 @@ def choose_device(gpu_id: str, launch: Launch = Launch()) -> tuple[torch.device,
         raise ConfigError(
             f"gpu_id: '{gpu_id}' is not a GPU; write the number of a CUDA GPU (nvidia-smi lists them) or cpu"
         )
-    if not torch.cuda.is_available():
-        return torch.device("cpu"), "no CUDA GPU found: running on the CPU"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's warning is part of the error below
+        available = torch.cuda.is_available()
+    if not available:
+        return torch.device("cpu"), f"no CUDA GPU found{_why_no_gpu()}: running on the CPU"
     gpus = torch.cuda.device_count()
     if launch.size > 1:
         if launch.local_size > gpus:
@@ -42,15 +49,47 @@ def choose_device(gpu_id: str, launch: Launch = Launch()) -> tuple[torch.device,
                 f"start {gpus} (--nproc_per_node={gpus}), or set gpu_id=cpu"
             )
         note = "" if gpu_id == "0" else f"gpu_id = {gpu_id} is ignored: each process uses the GPU of its local rank"
-        return torch.device("cuda", launch.local_rank), note
+        return _open_gpu(launch.local_rank), note
     if int(first) >= gpus:
         raise ConfigError(f"gpu_id: there is no GPU {first}; this machine has GPUs 0 to {gpus - 1}")
     if not more:
-        return torch.device("cuda", int(first)), ""
-    return torch.device("cuda", int(first)), (
+        return _open_gpu(int(first)), ""
+    return _open_gpu(int(first)), (
         f"gpu_id: one run uses one GPU, here {first}; start one run for each of the others, "
         f"for example gpu_id={more.split(',')[0]} seed=2 exp_id=<name>"
     )
+
+
+def _why_no_gpu() -> str:
+    """Addition to "no CUDA GPU found".
+
+    Raises:
+        ConfigError: there is a GPU, but torch cannot use it, for example because its driver is too old.
+    """
+    try:
+        torch.cuda.init()
+    except AssertionError:
+        return " (torch is built without CUDA)"
+    except RuntimeError as error:
+        reason = one_line(error)
+        if not reason.startswith(("Found no NVIDIA driver", "No CUDA GPUs are available")):
+            raise ConfigError(f"gpu_id: torch {torch.__version__} cannot use the GPU: {reason}; {_USE_CPU}") from None
+    return ""
+
+
+def _open_gpu(index: int) -> torch.device:
+    """Make a GPU the current one and use it once, so that a GPU that torch cannot use is reported before a run starts.
+
+    Raises:
+        ConfigError: the GPU is too old for this torch, or another process has it exclusively, or it has no memory left.
+    """
+    device = torch.device("cuda", index)
+    try:
+        torch.cuda.set_device(device)
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:
+        raise ConfigError(f"gpu_id: GPU {index} cannot be used: {one_line(error)}; {_USE_CPU}") from None
+    return device
 
 
 def device_name(device: torch.device) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from afa.networks.build import head_name
-from afa.networks.features import layer_extractor
-from afa.networks.graph_rewrites import fold_batch_norms
+from afa.networks.features import layer_extractors
+from afa.networks.graph_rewrites import fold_batch_norms, graph_module
 
 VALUES_AT_ONCE = 2**25
 """Number of map values that the rest of the network processes at a time: 128 MiB of float32."""
@@ -29,8 +29,8 @@ class ChannelAblation:
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         head = head_name(network)
-        extractor = layer_extractor(network.eval(), [layer], [head])
-        folded = fold_batch_norms(extractor, extractor.eval_graph)
+        extractor = layer_extractors(network.eval(), [layer], [head]).eval
+        folded = fold_batch_norms(extractor, extractor.graph)
         folded.to(memory_format=torch.channels_last)
         output = next(node for node in folded.graph.nodes if node.op == "output")
         self._before, self._behind = _cut(folded, output.args[0][layer], output.args[0][head])
@@ -89,4 +89,4 @@ def _cut(module: fx.GraphModule, cut: fx.Node, logits: fx.Node) -> tuple[fx.Grap
     for node in (node for node in nodes if node in behind):
         copied[node] = second.node_copy(node, copied.__getitem__)
     second.output(copied[logits])
-    return fx.GraphModule(module, first), fx.GraphModule(module, second)
+    return graph_module(module, first), graph_module(module, second)

@@ -8,24 +8,35 @@ With it the CPU's batch-norm sums the values of a channel one by one, so the bat
 training step are exact to about 1e-5 only, not to 3e-7.
 """
 
+import contextlib
 import copy
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor
 
 from afa.errors import AFAError, ConfigError, one_line
 from afa.method.term import MapShape, Outputs
 from afa.networks.build import head_name
-from afa.networks.graph_rewrites import fold_batch_norms, replace_relu6, sum_in_place
+from afa.networks.graph_rewrites import fold_batch_norms, graph_module, replace_relu6, sum_in_place
 
 
-def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[str] = ()) -> Any:
-    """A module that returns the outputs of modules, ``layers``, and of other graph ``nodes``, as a dict.
+class Extractors(NamedTuple):
+    """Two modules, images -> dict of outputs. The graphs differ in dropout and in Inception's auxiliary head."""
+
+    train: fx.GraphModule
+    eval: fx.GraphModule
+
+
+def layer_extractors(network: nn.Module, layers: Sequence[str], nodes: Sequence[str] = ()) -> Extractors:
+    """Modules that return the outputs of submodules, ``layers``, and of other graph ``nodes``.
+
+    They share the submodules of ``network``, which is on its device: buffers that a graph reads itself are registered
+    a second time, and a later move of the network would leave these copies where they are.
 
     Raises:
         ConfigError: the network does not have such a layer.
@@ -36,26 +47,25 @@ def layer_extractor(network: nn.Module, layers: Sequence[str], nodes: Sequence[s
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")
     with warnings.catch_warnings():
-        # Its train and eval graphs differ on purpose (dropout, Inception's auxiliary head).
-        warnings.simplefilter("ignore")
-        extractor = create_feature_extractor(network, [*layers, *nodes])
-    for graph in (extractor.train_graph, extractor.eval_graph):
+        warnings.simplefilter("ignore")  # about the differences of the two graphs
+        traced = create_feature_extractor(network, [*layers, *nodes])
+    for graph in (traced.train_graph, traced.eval_graph):
         # An in-place activation directly after an aligned layer (VGG) would overwrite the layer's map.
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes
         for user in (user for node in outputs for user in node.users if user.op == "call_module"):
-            module = extractor.get_submodule(user.target)
+            module = traced.get_submodule(user.target)
             if getattr(module, "inplace", False):
                 module.inplace = False
-        sum_in_place(extractor, graph)
-    extractor.recompile()
-    return extractor
+        sum_in_place(traced, graph)
+    # Not torchvision's module, which generates its code again at each change of the mode; torch.compile would, too.
+    return Extractors(graph_module(network, traced.train_graph), graph_module(network, traced.eval_graph))
 
 
 class FeatureNetwork(nn.Module):
     """The trained network, which also returns the maps of its aligned layers.
 
     Args:
-        network: a classification network; checkpoints contain its ``state_dict()``.
+        network: a classification network on its device; checkpoints contain its ``state_dict()``.
         aligned_layers: module names, shallow to deep; may be empty.
         with_features: return the head's input too, for terms that have a head of their own.
     """
@@ -80,30 +90,33 @@ class FeatureNetwork(nn.Module):
             # A layer, or an operation such as ``flatten``.
             self._features = next(tracer.node_to_qualname[n.args[0]] for n in calls if n.target == self._head)
         self._frozen = False
-        self._compiled: Callable[[Tensor], Any] | None = None
         nodes = [self._features, self._head] if with_features else [self._head]
-        # In a tuple, so that its parameters are not registered a second time.
-        self._extractor = (layer_extractor(network, aligned_layers, nodes),)
+        # Tuples, so that nn.Module does not register the parameters a second time.
+        self._extractors = layer_extractors(network, aligned_layers, nodes)
+        self._compiled: tuple[Any, ...] = ()
         replace_relu6(network)  # after tracing: torch.fx cannot trace the replacement
 
     def compile_training(self) -> None:
         """Compile forward and backward passes in train mode with torch.compile.
 
-        The first call for each batch size takes minutes. It raises AFAError if torch cannot compile on this machine.
+        Each takes minutes at its first call, and again for each other batch size; see ``compile_errors``.
         """
+        self._compiled = (torch.compile(self._extractors.train, dynamic=False),)
+
+    @contextlib.contextmanager
+    def compile_errors(self) -> Iterator[None]:
+        """Context of a training step, which compiles; raises AFAError if torch cannot compile on this machine."""
+        if not self._compiled:
+            yield
+            return
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
-        compiled = torch.compile(self._extractor[0], dynamic=False)
-
-        def run(images: Tensor) -> Any:
-            try:
-                return compiled(images)
-            except TorchDynamoException as error:
-                raise AFAError(
-                    f"compile = true: torch cannot compile here ({one_line(error)}); set compile = false"
-                ) from None
-
-        self._compiled = run
+        try:
+            yield
+        except TorchDynamoException as error:
+            raise AFAError(
+                f"compile = true: torch cannot compile here ({one_line(error)}); set compile = false"
+            ) from None
 
     def freeze_backbone(self) -> None:
         """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
@@ -114,21 +127,25 @@ class FeatureNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
         """Train or eval mode; with a frozen backbone everything stays in eval mode, the head's dropout too."""
-        mode = mode and not self._frozen
-        self._extractor[0].train(mode)
-        return super().train(mode)
+        return super().train(mode and not self._frozen)
+
+    @property
+    def extractor(self) -> fx.GraphModule:
+        """Images -> dict of outputs, in the current mode, not compiled."""
+        return self._extractors.train if self.training else self._extractors.eval
 
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, S, S) normalised images -> aligned maps and (B, K) logits, and (B, F) features if asked for."""
-        run = self._compiled if self._compiled and self.training else self._extractor[0]
+        run = self._compiled[0] if self._compiled and self.training else self.extractor
         outputs = run(images.contiguous(memory_format=self.memory_format))
         maps = tuple(outputs[layer] for layer in self.aligned_layers)
         return Outputs(maps, outputs[self._features] if self._features else None, outputs[self._head])
 
+    @torch.no_grad()
     def evaluator(self) -> Callable[[Tensor], Tensor]:
         """The current network in eval mode with batch-norms folded: (B, 3, S, S) images -> (B, K) logits."""
-        extractor = self.eval()._extractor[0]
-        graph = copy.deepcopy(extractor.eval_graph)
+        extractor = self.eval().extractor
+        graph = copy.deepcopy(extractor.graph)
         output = next(node for node in graph.nodes if node.op == "output")
         output.args = (output.args[0][self._head],)
         folded = fold_batch_norms(extractor, graph).to(memory_format=self.memory_format)
@@ -145,7 +162,7 @@ class FeatureNetwork(nn.Module):
 
     def idle_parameters(self) -> list[nn.Parameter]:
         """Parameters on which no output depends: Inception's auxiliary head."""
-        used = {id(parameter) for parameter in self._extractor[0].parameters()}
+        used = {id(parameter) for parameter in self.extractor.parameters()}
         return [parameter for parameter in self.network.parameters() if id(parameter) not in used]
 
     @torch.no_grad()
@@ -185,8 +202,8 @@ class FrozenSource:
         self._layers = tuple(aligned_layers)
         self._head = head_name(network) if with_logits else ""
         self._memory_format = memory_format
-        extractor = layer_extractor(network, aligned_layers, [self._head] if with_logits else [])
-        folded = fold_batch_norms(extractor, extractor.eval_graph).requires_grad_(False)
+        extractor = layer_extractors(network, aligned_layers, [self._head] if with_logits else []).eval
+        folded = fold_batch_norms(extractor, extractor.graph).requires_grad_(False)
         self._extractor = folded.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
     @torch.no_grad()  # not inference_mode: the backward pass of the attention needs the maps

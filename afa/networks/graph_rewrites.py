@@ -20,6 +20,20 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""The second is not a subclass of the first."""
+
+
+def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """The module that computes ``graph`` over the submodules of ``root``, freed as soon as it is no longer used.
+
+    torch.fx lets a graph refer to its module, for hooks that are not used here. In this cycle, the tensors of a module
+    that is no longer used would stay in memory until Python's garbage collector runs.
+    """
+    module = fx.GraphModule(root, graph)
+    graph.owning_module = None
+    return module
+
 
 class _ClampInPlace(Function):
     """Clamp to 0..6."""
@@ -63,7 +77,7 @@ def sum_in_place(module: nn.Module, graph: fx.Graph) -> None:
         for summand, other in (node.args, node.args[::-1]):
             if not isinstance(summand, fx.Node) or summand.op != "call_module" or len(summand.users) > 1:
                 continue
-            if isinstance(module.get_submodule(str(summand.target)), nn.Conv2d | nn.BatchNorm2d):
+            if isinstance(module.get_submodule(str(summand.target)), (nn.Conv2d, *BATCH_NORMS)):
                 node.target, node.args = operator.iadd, (summand, other)
                 break
 
@@ -81,13 +95,13 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     A batch-norm is kept if its convolution's output has another use: after an aligned
     layer, whose raw output is compared. The weights of ``root`` do not change: folded layers are copies.
     """
-    extractor = fx.GraphModule(root, copy.deepcopy(graph)).eval()
-    module = fx.GraphModule(extractor, SequentialTracer().trace(extractor))
+    extractor = graph_module(root, copy.deepcopy(graph)).eval()
+    module = graph_module(extractor, SequentialTracer().trace(extractor))
     nodes = [node for node in module.graph.nodes if node.op == "call_module"]
     modules = {node: module.get_submodule(str(node.target)) for node in nodes}
     calls = Counter(node.target for node in nodes)
     for node, norm in modules.items():
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, BATCH_NORMS):
             continue
         before: Any = node.args[0]
         convolution = modules.get(before)

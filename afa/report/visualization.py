@@ -27,6 +27,7 @@ from afa.results.journal import say
 from afa.results.run_folder import StageFolder, stage_name
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, aligned_layers, build_source, source_start
+from afa.training.numerics import products_in_tf32
 
 _PAIRS, _EXAMPLES = 10, 5  # confused pairs of classes, and images of each
 
@@ -103,7 +104,8 @@ def _named_images(
         title, legend = ATTENTION[kind]
         yield f"{kind}_attention", plots.titled(plots.to_image(plots.image_rows(rows)), f"{title}: {stage}", legend)
     layers = tuple(classifier.checkpoint.aligned_layers) or aligned_layers(BackboneSettings(name=classifier.backbone))
-    maps = {caption: network(views).maps for caption, network in _networks(classifier, others, layers).items()}
+    with products_in_tf32(False):
+        maps = {caption: network(views).maps for caption, network in _networks(classifier, others, layers).items()}
     for index, layer in enumerate(layers):
         of_layer = {caption: of_network[index].cpu() for caption, of_network in maps.items()}
         image = plots.to_image(plots.image_rows(plots.activation_rows(images, of_layer)))

@@ -77,7 +77,7 @@ def train_step(learner: Learner, images: Tensor, labels: Tensor) -> Step:
     With ``grad_clip`` above 0, a gradient with a larger L2 norm over all trained parameters is scaled to that norm.
     """
     precision, scaler, optimizer = learner.precision, learner.scaler, learner.optimizer
-    with precision.products():
+    with precision.products(), learner.target.compile_errors():
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that both need not fit in memory
 
         # Source maps, then logits and maps of the target.
@@ -164,15 +164,18 @@ With fewer views and a single thread, torch does not use oneDNN for convolutions
 @products_in_tf32(False)
 @torch.inference_mode()
 def predict(
-    target: FeatureNetwork, batches: Iterable[TestBatch], after_batch: Callable[[int], None] = lambda size: None
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[TestBatch],
+    after_batch: Callable[[int], None] = lambda size: None,
 ) -> tuple[Tensor, Tensor]:
     """Return (N, K) logits, averaged over the views of an image, and (N,) labels, on the CPU, in the batches' order.
+
+    ``network`` is a ``FeatureNetwork.evaluator()``: (B, 3, S, S) images -> (B, K) logits.
 
     All forward passes have the same shape; the last one is padded with copies of its first view. Libraries choose
     kernels by the number of images, and the kernel decides the last bits of a logit: with one shape the logits of
     an image do not depend on the other images.
     """
-    network = target.evaluator()
     logits, labels = [], []
     for batch in batches:
         size = CPU_VIEWS if batch.views.device.type == "cpu" else batch.full_size

@@ -110,8 +110,8 @@ def build_learner(
         load_backbone(network, start.state, start.origin)
     if sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    target = FeatureNetwork(network, aligned_layers(backbone), memory_format, with_features="old_head" in reads).to(
-        device
+    target = FeatureNetwork(
+        network.to(device), aligned_layers(backbone), memory_format, with_features="old_head" in reads
     )
     if not method.trains_backbone:
         target.freeze_backbone()
@@ -174,13 +174,13 @@ def build_source(
 
 
 def build_target(
-    backbone: BackboneSettings, checkpoint: Checkpoint, path: Path, classes: Sequence[str]
+    backbone: BackboneSettings, checkpoint: Checkpoint, path: Path, classes: Sequence[str], device: torch.device
 ) -> FeatureNetwork:
     """Build a trained network for evaluation: there is no source and no attention at inference (paper, section 3.1)."""
     check_fit(checkpoint, path, backbone.name, classes)
     network = build_network(backbone.name, len(classes))
     load_state(network, checkpoint.model, path)
-    return FeatureNetwork(network, ())
+    return FeatureNetwork(network.to(device), ())
 
 
 def aligned_layers(backbone: BackboneSettings) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[s
 
 def trains_on_one_image(target: FeatureNetwork, image_size: int) -> bool:
     """Whether a training step accepts a batch of one image; batch-norm needs more than one value per channel."""
-    network = copy.deepcopy(target).to("meta").train()
+    network = copy.deepcopy(target.train().extractor).to("meta")
     try:
         with torch.no_grad():
             network(torch.zeros(1, 3, image_size, image_size, device="meta"))

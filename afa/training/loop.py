@@ -238,7 +238,7 @@ def predict_split(target: FeatureNetwork, loader: TestLoader, title: str, contex
     stopped = 0
     try:
         with context.signals.opened(), context.journal.progress(title, len(loader.indices)) as bar:
-            own = predict(target, loader, bar.update)
+            own = predict(target.evaluator(), loader, bar.update)
     except StoppedError as error:
         stopped = error.number
     (stopped,) = context.processes.all_reduce_max(stopped)
@@ -253,7 +253,7 @@ def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> 
     scores = {}
     for path in (stage.folder.last, stage.folder.best):
         checkpoint = load_checkpoint(path)
-        target = build_target(stage.settings.backbone, checkpoint, path, stage.classes).to(context.device)
+        target = build_target(stage.settings.backbone, checkpoint, path, stage.classes, context.device)
         logits, metrics = score_split(target, stage, stage.splits.test, context)
         scores[path] = Score(checkpoint.epoch, checkpoint.top1, *metrics)
     images = stage.splits.test.folder

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,12 +64,21 @@ class Precision:
 def products_in_tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 products of float32 tensors on a GPU; torch allows them for convolutions by default."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = allowed, allowed
+    flags: list[tuple[Any, str, Any]]
     try:
+        flags = [(backend, "allow_tf32", backend.allow_tf32) for backend in (matmul, cudnn)]
+        value: Any = allowed
+    except RuntimeError:  # the caller has set torch.backends.fp32_precision: then torch refuses to read the older flags
+        convolutions = cudnn.conv  # type: ignore[attr-defined]
+        flags = [(backend, "fp32_precision", backend.fp32_precision) for backend in (matmul, convolutions)]
+        value = "tf32" if allowed else "ieee"
+    try:
+        for backend, name, _ in flags:
+            setattr(backend, name, value)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for backend, name, before in flags:
+            setattr(backend, name, before)
 
 
 def _missing_hardware(name: str, device: torch.device) -> str:
@@ -89,7 +99,7 @@ class FiniteCheck:
     """Checks the scalars of every step; on a GPU one step later, so that no step waits for the previous one."""
 
     def __init__(self, device: torch.device) -> None:
-        self._delayed = device.type == "cuda"
+        self._device, self._delayed = device, device.type == "cuda"
         self._pending: tuple[list[str], Tensor, torch.cuda.Event | None, str] | None = None
 
     def check(self, scalars: Mapping[str, Tensor], describe: Callable[[], str]) -> None:
@@ -102,7 +112,7 @@ class FiniteCheck:
         event = None
         if self._delayed:
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self.flush()
         self._pending = (list(scalars), values, event, describe())
         if not self._delayed:

@@ -1,5 +1,6 @@
 """The inputs of one training stage."""
 
+import gc
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -107,11 +108,15 @@ class Stage:
         )
 
     def test_loader(self, split: Split, context: Context) -> TestLoader:
-        """Batches of a split's test views; without gradients a batch may be larger than in training."""
+        """Batches of a split's test views; without gradients a batch may have four times the views of a training batch.
+
+        As in training, the processes share a batch: a GPU that can train can score.
+        """
+        size = -(-self.settings.data.batch_size // context.processes.size)
         return TestLoader(
             split.folder,
             self.preprocessing,
-            batch_size=max(4 * self.settings.data.batch_size // self.preprocessing.views, 1),
+            batch_size=max(4 * size // self.preprocessing.views, 1),
             device=context.device,
             num_workers=self.settings.data.num_workers,
             canvases=split.canvases,
@@ -125,6 +130,8 @@ class Stage:
         Raises:
             ConfigError: a batch is too small for batch-norm.
         """
+        # Reference cycles of torch.fx keep the networks of an earlier stage or of a failed run in memory until then.
+        gc.collect()
         shared = context.processes.size > 1
         learner = build_learner(
             self.settings.backbone,

@@ -40,10 +40,11 @@ def read(path: Path) -> list:
     return json.loads(path.read_text())
 
 
-def test_delta_makes_the_channel_weights_that_it_else_reads(command, tmp_path, data_dir, capsys):
+def test_delta_makes_the_channel_weights_that_it_else_reads(command, tmp_path, data_dir, capsys, convolutions_in_tf32):
     """By whole forward passes of the head trained here, on the batches of the first epoch; then from the file made."""
     delta = [*command("delta"), f"aligned_layers={json.dumps(LAYERS)}"]
     assert main(delta) == 0, capsys.readouterr().err
+    assert set(convolutions_in_tf32) == {False}
     run = tmp_path / "runs/delta"
     network = build_network("mobilenet_v2", 3)
     network.load_state_dict(load_checkpoint(run / "head/check_point/last.pth").model)
@@ -100,10 +101,13 @@ def test_channel_weights_cut_short_go_on_where_they_were(command, tmp_path, monk
         assert two == pytest.approx(one, abs=1e-6)
 
 
-def test_fixed_spatial_attention_is_the_mean_of_a_trained_asts(command, tmp_path, data_dir, words, capsys):
+def test_fixed_spatial_attention_is_the_mean_of_a_trained_asts(
+    command, tmp_path, data_dir, words, capsys, convolutions_in_tf32
+):
     """By the equation, over the training images without augmentation."""
     assert main(command("ast")) == 0
     assert main(command("ast_fixed", attention_path="ast")) == 0, capsys.readouterr().err
+    assert set(convolutions_in_tf32) == {False}
     made = read(tmp_path / "runs/ast_fixed/mean_attention.json")
     attention = load_checkpoint(tmp_path / "runs/ast/check_point/best.pth").attention
     network = build_network("mobilenet_v2", 3).eval()

@@ -38,7 +38,7 @@ def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(
     )
     context = Context(torch.device("cpu"), Journal(tmp_path / "log"), Signals())
     evaluation = prepare_evaluation(settings, path, context)
-    expected, _ = predict(evaluation.target, evaluation.loader)
+    expected, _ = predict(evaluation.target.evaluator(), evaluation.loader)
     classifier = load_classifier(path, gpu_id="cpu")
     paths = evaluation.loader.folder.paths
     for batch_size in (1, 2, 64):

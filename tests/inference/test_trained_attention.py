@@ -50,10 +50,11 @@ def images(data_dir: Path) -> list[Path]:
         ("both", "repeat_2/stage_2", "channel", "both/repeat_2/stage_1"),
     ],
 )
-def test_it_is_that_of_the_stage(runs, data_dir, run, folder, kind, source):
+def test_it_is_that_of_the_stage(runs, data_dir, run, folder, kind, source, convolutions_in_tf32):
     path = StageFolder(runs / run / folder).best
     classifier = load_classifier(path, gpu_id="cpu")
     found = attention_maps(classifier, images(data_dir))
+    assert set(convolutions_in_tf32) == {False}
     settings = load_settings(runs / run / "settings.log")
     start = source_start(settings.backbone)
     if source:

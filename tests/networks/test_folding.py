@@ -1,5 +1,7 @@
 """Batch-norms folded into convolutions: the same maps; convolutions whose raw output is compared are not folded."""
 
+import operator
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +62,20 @@ def test_only_a_norm_behind_a_compared_layer_stays():
     network, layers = trained("mobilenet_v2"), BACKBONES["mobilenet_v2"].aligned_layers
     kept = list(FrozenSource(network, layers, CPU)._extractor.modules())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in kept) == 3  # the last layer's is not run
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
+def test_a_synchronised_norm_is_folded_and_summed_in_place_as_any_other(name):
+    network, layers = trained(name), BACKBONES[name].aligned_layers
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(trained(name))
+    plain, synced = FeatureNetwork(network, layers), FeatureNetwork(synchronised, layers)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(synced.evaluator()(images), plain.evaluator()(images))
+    counts = [
+        [node.target for node in target.train().extractor.graph.nodes].count(operator.iadd)
+        for target in (plain, synced)
+    ]
+    assert counts[0] == counts[1] > 0
 
 
 def test_the_network_itself_is_not_folded():

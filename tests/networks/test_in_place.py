@@ -41,7 +41,7 @@ def test_residual_sums_are_written_in_place_and_give_the_same_bits(name, sums):
             module.p = 0.0
     layers = BACKBONES[name].aligned_layers
     saving = FeatureNetwork(copy.deepcopy(plain), layers, torch.contiguous_format)
-    graph = saving._extractor[0].train_graph
+    graph = saving.extractor.graph
     assert [node.target for node in graph.nodes if "add" in node.name] == [operator.iadd] * sums
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     maps = {}

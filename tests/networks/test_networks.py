@@ -1,10 +1,13 @@
 """Aligned layers, parameter counts, and weights from a file to a network."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model
 
+from afa.config.settings import BackboneSettings, StageSettings
 from afa.errors import CheckpointError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective
@@ -13,6 +16,8 @@ from afa.networks.backbones import BACKBONES, layers_of
 from afa.networks.build import build_network, head_name, load_backbone, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_file_safely, load_state, state_dict_of
+from afa.training.checkpoint import Checkpoint
+from afa.training.learner import Start, build_learner, build_target
 
 TABLE_6 = {"resnet101": (405_475, 204_600), "inception_v3": (819_041, 409_638), "mobilenet_v2": (56_791, 28_358)}
 MAPS = {
@@ -123,6 +128,26 @@ def test_an_in_place_activation_does_not_change_an_aligned_map():
     target = FeatureNetwork(network, ["features.3"])  # a convolution with an in-place ReLU right behind it
     (raw,) = target.eval()(torch.rand(1, 3, 64, 64)).maps
     assert (raw < 0).any()
+
+
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_buffers_that_a_graph_reads_itself_are_on_the_device_of_the_network(name):
+    """Swin's tables of relative positions."""
+    backbone, state = BackboneSettings(name), build_network(name, 3).state_dict()
+    learner = build_learner(
+        backbone,
+        StageSettings("lwf", alpha=1.0),
+        start=Start(state, "test", with_head=True),
+        num_classes=3,
+        image_size=224,
+        seed=1,
+        device=torch.device("meta"),
+    )
+    trained = build_target(backbone, Checkpoint(state), Path(), "abc", torch.device("meta"))
+    modules = [learner.source._extractor, learner.objective]
+    modules += [target.train(mode).extractor for target in (learner.target, trained) for mode in (True, False)]
+    for module in modules:
+        assert {tensor.device.type for tensor in (*module.parameters(), *module.buffers())} == {"meta"}
 
 
 def test_state_dict_keys_stay_torchvisions():

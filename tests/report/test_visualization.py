@@ -27,9 +27,10 @@ def visualize(runs: Path, tmp_path: Path, *words: str) -> int:
     return main(["mode=visualize", f"outpath={runs}", f"output={tmp_path / 'out'}", "gpu_id=cpu", *words])
 
 
-def test_every_plot_is_a_file_and_an_image_in_tensorboard(runs, tmp_path, capsys):
+def test_every_plot_is_a_file_and_an_image_in_tensorboard(runs, tmp_path, capsys, convolutions_in_tf32):
     path = runs / "afa/stage_1/check_point/best.pth"
     assert visualize(runs, tmp_path, f"pre_trained_path={path}", 'compare=["l2"]', "images=2") == 0, capsys.readouterr()
+    assert set(convolutions_in_tf32) == {False}
     found = {file.stem: Image.open(file).size for file in (tmp_path / "out").glob("*.png")}
     wanted = {"curves", "confusion", "per_class", "most_confused", "spatial_attention"}
     assert set(found) == wanted | {f"activations_{layer}" for layer in LAYERS}

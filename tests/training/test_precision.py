@@ -1,7 +1,13 @@
 """bf16, fp16 and torch.compile in a step; what the hardware does not have is refused."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from functorch.compile import nop
+from torch._dynamo.backends.common import aot_autograd
+from torch._inductor.exc import InductorError
 
 from afa.config.settings import ComputeSettings
 from afa.errors import AFAError, ConfigError
@@ -124,6 +130,39 @@ def test_products_are_whole_float32_but_in_a_step_that_asks_for_less():
     assert flags() == before
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "pass",
+        "torch.backends.cuda.matmul.allow_tf32 = True",
+        "torch.set_float32_matmul_precision('high')",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    ],
+)
+def test_whatever_a_caller_has_set_the_products_are_those_of_the_precision_and_the_setting_returns(setting):
+    """In a process of its own, because torch cannot restore every setting."""
+    script = f"""
+import torch
+from afa.training.numerics import products_in_tf32
+{setting}
+def flags():
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    return [backend.fp32_precision == "tf32" for backend in backends]
+before = flags()
+for _ in range(2):
+    with products_in_tf32(False):
+        assert flags() == [False, False]
+        with products_in_tf32(True):
+            assert flags() == [True, True]
+        assert flags() == [False, False]
+    assert flags() == before, (flags(), before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+
+
 def test_a_compiler_that_fails_is_one_line(learner_with, monkeypatch):
     def fail(module, example_inputs):
         raise RuntimeError("no compiler\nhere")
@@ -132,6 +171,35 @@ def test_a_compiler_that_fails_is_one_line(learner_with, monkeypatch):
     monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend=fail, **options))
     with pytest.raises(AFAError, match=r"compile = true: torch cannot compile here \(.*set compile = false"):
         steps(learner_with(compile=True))
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_one_line(learner_with, monkeypatch):
+    """It is compiled at its first call, after the forward pass."""
+
+    def fail(module, example_inputs):
+        raise InductorError(RuntimeError("no compiler\nhere"), None)
+
+    backend, real = aot_autograd(fw_compiler=nop, bw_compiler=fail), torch.compile
+    monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend=backend, **options))
+    with pytest.raises(AFAError, match=r"compile = true: torch cannot compile here \(.*no compiler here\)"):
+        steps(learner_with(compile=True))
+
+
+def test_after_a_scoring_nothing_is_compiled_again(learner_with, monkeypatch):
+    compiled = []
+
+    def count(module, example_inputs):
+        compiled.append(module)
+        return module.forward
+
+    real = torch.compile
+    monkeypatch.setattr("torch.compile", lambda module, **options: real(module, backend=count, **options))
+    learner = learner_with(compile=True)
+    for _ in range(3):
+        learner.target.train()
+        steps(learner, 1)
+        learner.target.evaluator()
+    assert len(compiled) == 1
 
 
 def test_what_is_compiled_computes_the_same(learner_with, monkeypatch):
