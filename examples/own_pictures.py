@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import afa
 
-CONFIG = "hocon_config/AFA/mobilenet_v2_stanford_dogs_120.hocon"
+CONFIG = "hocon_config/own_pictures.hocon"
 
 
 def main(pictures: Path, overrides: list[str]) -> None:

@@ -77,7 +77,8 @@ def test_alpha_and_learning_rate_are_a_product_grid(words, tmp_path, capsys):
     assert (tmp_path / "runs/run.search/stage_1_alpha_0.01_lr_0.001/result.json").exists()
     settings = (tmp_path / "runs/run/settings.log").read_text()
     assert f"lr = {stage['lr']}\nsearch.lr = []" in settings
-    assert f"alpha = {stage['alpha']}\nsearch.alpha = []" in settings
+    assert f"\nalpha = {stage['alpha']}\n" in settings
+    assert "\nsearch.alpha = []\n" in settings
     assert "1 (AST)  0.01   0.001" in capsys.readouterr().out
 
 

@@ -212,3 +212,23 @@ def test_only_some_epochs_are_scored_and_always_the_last(words, tmp_path, monkey
     assert [row[-1] == "nan" for row in rows] == [True, False, True, False, False]
     best = json.loads((tmp_path / "runs/run/result.json").read_text())["repeats"][0][0]["best"]
     assert best["selection_top1"] == pytest.approx(max(float(row[-1]) for row in rows if row[-1] != "nan"))
+
+
+def test_committed_results_are_enough_for_the_report_and_to_continue_elsewhere(command, tmp_path, capsys) -> None:
+    """Of each run ``settings.log`` and ``result.json``: no checkpoint, no search, and for the report no images."""
+    arguments = command('grid.methods=["AFA"]', "first_stage.search.alpha=[0.01, 0.02]", "validation_fraction=0.5")
+    assert main(arguments) == 0
+    expected = table(tmp_path / "runs", arguments)
+    for name in ("settings.log", "result.json"):
+        for path in (tmp_path / "runs").glob(f"small/*/*/*/seed_*/{name}"):
+            copy = tmp_path / "results" / path.relative_to(tmp_path / "runs")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    moved = [*arguments, f"outpath={tmp_path / 'results'}"]
+    assert table(tmp_path / "results", [*moved, "target_data_dir=/nowhere"]) == expected
+    shutil.rmtree(result(tmp_path / "results", "AFA/seed_2").parent)
+    capsys.readouterr()
+    assert main(moved) == 0
+    assert not (tmp_path / "results/small/MobileNetV2/tiny/AFA/search").exists()
+    assert "seed 1: already done" in capsys.readouterr().out
+    assert table(tmp_path / "results", moved) == expected
