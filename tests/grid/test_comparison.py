@@ -138,13 +138,12 @@ def test_a_table_with_baselines(tmp_path, capsys):
     made_up(tmp_path, results, seconds=SECONDS)
     assert main([CONFIG, f"outpath={tmp_path}", "mode=report"]) == 0
     out = capsys.readouterr().out
-    table = [line for line in out.splitlines() if line.startswith("|")]
-    head, _, *lines = [re.sub(" +", " ", line).replace("| |", "|  |") for line in table]  # without the alignment
+    head, _, *lines = [re.sub(" +", " ", line) for line in out.splitlines() if line.startswith("|")]
     assert head == "| method | alpha | steps | runs | last epoch | vs L2-FE | vs L2 | best epoch | selected on |"
     assert lines[-1].startswith("| AFA | ")
     assert "| 30 + 30 | 3 of 3 | 73.1 ± 0.5 | +3.1 ± 0.7 | +8.0 ± 1.3 | 73.1 ± 0.5 | held_out |" in lines[-1]
-    assert "| L2 |  | 60 | 3 of 3 | 65.1 ± 0.3 | -4.9 ± 0.9 |  | 65.1 ± 0.3 | held_out |" in lines
-    assert "3 seeds tell 2 of 2 differences from chance" in out
+    assert "| L2 | | 60 | 3 of 3 | 65.1 ± 0.3 | -4.9 ± 0.9 | | 65.1 ± 0.3 | held_out |" in lines
+    assert "3 seeds tell 2 of 2 differences from chance" in out.replace("\n", " ")
     assert "Warning" not in out
     with (tmp_path / "does_it_help/does_it_help.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
@@ -159,7 +158,7 @@ def test_a_report_warns_of_different_numbers_of_steps(tmp_path, capsys):
     path.write_text(path.read_text().replace('"steps": 60', '"steps": 12'))
     assert main([CONFIG, f"outpath={tmp_path}", "mode=report"]) == 0
     line = "**Warning:** the methods have different numbers of steps (mobilenet_v2, pictures): 12: L2-FE; 60: L2, AFA."
-    assert line in capsys.readouterr().out.splitlines()
+    assert line in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_baseline_must_be_a_method_of_the_grid(capsys):
