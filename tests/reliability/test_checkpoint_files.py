@@ -90,13 +90,13 @@ def test_killed_before_any_system_call_of_a_save_both_files_are_intact(words, cu
         for name in ("fsync", "link", "replace", "unlink"):
             patch.setattr(os, name, counted(getattr(os, name)))
         with contextlib.suppress(KeyboardInterrupt):
-            save_checkpoint(replace(old, epoch=7), last, keep=previous)
+            save_checkpoint(replace(old, top1=7.0), last, keep=previous)
     assert calls == min(moment, SYSTEM_CALLS_OF_A_SAVE)
-    assert load_checkpoint(last).epoch in (1, 7)
-    assert load_checkpoint(previous).epoch == 1
-    save_checkpoint(replace(old, epoch=8), last, keep=previous)
-    assert load_checkpoint(last).epoch == 8
-    assert load_checkpoint(previous).epoch in (1, 7)
+    assert load_checkpoint(last).top1 in (old.top1, 7)
+    assert load_checkpoint(previous).top1 == old.top1
+    save_checkpoint(replace(old, top1=8.0), last, keep=previous)
+    assert load_checkpoint(last).top1 == 8
+    assert load_checkpoint(previous).top1 in (old.top1, 7)
 
 
 def test_without_hard_links_the_previous_checkpoint_is_kept_too(words, cut, monkeypatch):
@@ -107,8 +107,8 @@ def test_without_hard_links_the_previous_checkpoint_is_kept_too(words, cut, monk
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    save_checkpoint(replace(old, epoch=7), last, keep=previous)
-    assert (load_checkpoint(last).epoch, load_checkpoint(previous).epoch) == (7, 1)
+    save_checkpoint(replace(old, top1=7.0), last, keep=previous)
+    assert (load_checkpoint(last).top1, load_checkpoint(previous).top1) == (7, old.top1)
 
 
 @pytest.fixture
