@@ -10,13 +10,13 @@ command=${1:-help}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
-install() { # install [EXTRA]: install the program, editable, and its packages in the versions of requirements.lock
+install() { # install [EXTRA]: install this folder's program, editable, and its packages in the versions of requirements.lock
     local stamp="$venv/${1:-afa}.installed"
-    if ! cmp -s <(cat pyproject.toml requirements.lock) "$stamp"; then
+    if ! cmp -s <(cat pyproject.toml requirements.lock && pwd) "$stamp"; then
         "$python" -c 'import sys; sys.exit("Python 3.11 or newer is required; set PYTHON=<interpreter>") if sys.version_info < (3, 11) else None'
         "$python" -m venv "$venv"
         "$venv/bin/pip" install --quiet --editable ".${1:+[$1]}" --constraint requirements.lock
-        cat pyproject.toml requirements.lock > "$stamp"
+        (cat pyproject.toml requirements.lock && pwd) > "$stamp"
     fi
 }
 
