@@ -88,12 +88,8 @@ def check_tensors(tensors: Mapping[str, object], path: Path | str) -> None:
     """Raise CheckpointError unless all are tensors of finite numbers."""
     for name, tensor in tensors.items():
         problem = problem_of(tensor)
-        if not problem and isinstance(tensor, Tensor):
-            # Counters are integers; weights are not, whatever an integer would be rounded to.
-            if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
-                problem = f"has the type {tensor.dtype}; weights are floating-point numbers"
-            elif not tensor.float().isfinite().all():
-                problem = "holds a value that is not finite"
+        if not problem and isinstance(tensor, Tensor) and not tensor.float().isfinite().all():
+            problem = "holds a value that is not finite"
         if problem:
             raise CheckpointError(f"{path}: {name} {problem}")
 
@@ -104,7 +100,7 @@ def load_state(
     """Copy ``state`` into ``network`` in the network's precision, all keys but those in ``without``.
 
     Raises:
-        CheckpointError: keys are missing, unexpected or of another shape; it names the first ten.
+        CheckpointError: keys are missing, unexpected, or of another shape or kind of number; it names the first ten.
     """
     check_tensors(state, path)
     own = {name: value for name, value in network.state_dict().items() if name not in without}
@@ -113,6 +109,11 @@ def load_state(
     missing = [name for name in own if name not in loaded and not name.endswith("num_batches_tracked")]
     problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in loaded if name not in own]
+    problems += [
+        f"{name} has the type {loaded[name].dtype}, the network's {own[name].dtype}"
+        for name in own
+        if name in loaded and loaded[name].is_floating_point() != own[name].is_floating_point()
+    ]
     problems += [
         f"{name} is {tuple(loaded[name].shape)}, the network's {tuple(own[name].shape)}"
         for name in own

@@ -80,7 +80,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_line(tmp_path, name):
 def test_a_field_of_another_type_is_named(tmp_path, wrong):
     torch.save({**vars(Checkpoint({"a": torch.ones(1)}, epoch=1)), **wrong}, tmp_path / "x.pth")
     (name,) = wrong
-    with pytest.raises(CheckpointError, match=f"not a checkpoint of this program: {name} has the wrong type"):
+    with pytest.raises(CheckpointError, match=f"not a checkpoint of this program: {name} has a wrong type or value"):
         load_checkpoint(tmp_path / "x.pth")
 
 
