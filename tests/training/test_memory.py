@@ -91,7 +91,7 @@ def make_checkpoint(path):
 
 @pytest.mark.parametrize("dry_run", ["false", "true"])
 def test_stage_two_starts_without_the_networks_of_stage_one(words, alive_at_each_build, capsys, dry_run):
-    assert main([AFA, *words, "exp_id=afa", f"dry_run={dry_run}"]) == 0, capsys.readouterr().err
+    assert main([AFA, *words, "exp_id=afa", "alpha=1e-5", f"dry_run={dry_run}"]) == 0, capsys.readouterr().err
     assert alive_at_each_build == [0, 0]
 
 
