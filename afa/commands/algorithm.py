@@ -125,6 +125,8 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
                 journal.log(line)
         try:
             yield OpenRun(folder, Context(device, journal, signals, processes), finished)
+        except BrokenPipeError:  # of the terminal's pipe, not of a worker's
+            raise
         except (RuntimeError, EOFError, ConnectionError) as error:
             # The end of a worker is raised at any point of a step: the state is not consistent and is not saved.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):

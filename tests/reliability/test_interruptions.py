@@ -224,3 +224,13 @@ def test_an_ignored_sighup_stays_ignored(words, tmp_path):
     process.send_signal(signal.SIGHUP)
     assert process.communicate(timeout=60)[1] == ""
     assert process.returncode == 0
+
+
+def test_a_reader_of_the_output_that_ends_is_no_error_of_a_worker(words, tmp_path):
+    command = [sys.executable, "main.py", *commands(words, tmp_path)["one"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()  # as ``head`` does
+        errors = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert errors == ""
