@@ -181,6 +181,6 @@ def _statistics(shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor
     """255, mean and standard deviation, each expanded to the (H, W, 3) values of an image."""
     # Expanded, because a loop over three colours is three times slower on a CPU. 255 is a tensor, because
     # CUDA replaces a division by a Python number by a multiplication with its rounded inverse.
-    constants = torch.tensor([(255.0,) * 3, IMAGENET_MEAN, IMAGENET_STD], device=device)
+    constants = torch.tensor([(255.0,) * 3, IMAGENET_MEAN, IMAGENET_STD], dtype=torch.float32, device=device)
     scale, mean, std = (constant.expand(shape).contiguous() for constant in constants)
     return scale, mean, std
