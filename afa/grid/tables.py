@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,8 @@ is not selected. *Best epoch* has the highest top-1 of all epochs on the images 
 on*; with `test` it is selected on the test images, as in the paper. (held-out): the best of
 several values on held-out images. *Difference*: best epoch minus published; `!`: larger than two
 standard deviations of both together."""
-_DIFFERENCES = """\
-*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 %
-t-interval."""
+_DIFFERENCES = "*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 % t-interval."
+_WIDTH = 100  # columns of the terminal
 
 
 class TableRow(NamedTuple):
@@ -158,7 +158,7 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     if grid.grid.baseline:
         compared = [row for row in rows if row.method not in grid.grid.baseline]
         differences = [difference for row in compared for difference in row.differences.values()]
-        lines += ["", f"{_DIFFERENCES} {what_seeds_tell(differences)}".rstrip()]
+        lines += ["", textwrap.fill(f"{_DIFFERENCES} {what_seeds_tell(differences)}", _WIDTH)]
     lines += ["", "Left out, because they cannot be used:", "", *broken] if broken else []
     return "\n".join(lines) + "\n"
 
@@ -192,7 +192,8 @@ def _warn_of_steps(rows: Sequence[TableRow]) -> list[str]:
                 methods.setdefault(sum(map(int, row.steps.split(",")[0].split("+"))), []).append(row.method)
         if len(methods) > 1:
             counts = "; ".join(f"{steps}: {', '.join(names)}" for steps, names in sorted(methods.items()))
-            lines += [f"**Warning:** the methods have different numbers of steps ({', '.join(pair)}): {counts}.", ""]
+            warning = f"**Warning:** the methods have different numbers of steps ({', '.join(pair)}): {counts}."
+            lines += [textwrap.fill(warning, _WIDTH), ""]
     return lines
 
 
