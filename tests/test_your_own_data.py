@@ -41,7 +41,7 @@ def test_every_command_of_the_page_works(tmp_path):
     assert (run / "report.html").stat().st_size
     assert list((tmp_path / "visualized").rglob("*.png"))
     predictions = json.loads((tmp_path / "predictions/predictions.json").read_text())
-    assert len(predictions["images"]) == 60
+    assert len(predictions["images"]) == 20
     assert {path.name for path in (tmp_path / "exported").iterdir()} >= {"model.safetensors", "model.pt2", "README.md"}
     assert "channel attention is highest" in list(output.values())[-1]
     assert {path.name for path in tmp_path.iterdir() if not path.is_symlink()} == {
