@@ -33,6 +33,7 @@ from afa.config.hocon import load_settings
 from afa.config.settings import Settings
 from afa.errors import NotFiniteError
 from afa.files import write_text
+from afa.grid.comparison import Difference, paired_difference
 from afa.results.outcomes import format_table, spread
 from afa.results.run_folder import RunFolder
 
@@ -49,8 +50,6 @@ SETS: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 """Data set -> epochs, settings. Those of produce hold out the images of ``val``."""
 METHODS = ("AST", "ACT", "AFA")
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Quantile 0.975 of Student's t for 1, 2, ... degrees of freedom."""
 
 
 class Key(NamedTuple):
@@ -130,15 +129,6 @@ def read(key: Key, options: argparse.Namespace) -> Outcome | None:
     return Outcome(last.selection_top1, last.test_top1, learned)
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean of paired differences and half the width of its 95 % t-interval; NaN where they are not known."""
-    n = len(differences)
-    if not n or not all(map(math.isfinite, differences)):
-        return math.nan, math.nan
-    half = T_95[n - 2] * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
-    return statistics.fmean(differences), half
-
-
 class Tried(NamedTuple):
     """One alpha on one data set with one method; NaN if a seed diverged.
 
@@ -147,18 +137,13 @@ class Tried(NamedTuple):
 
     held_out: float
     test: list[float]
-    difference: float
-    half_width: float
+    difference: Difference | None
     learned: list[bool]
 
     @property
     def passed(self) -> bool:
-        return self.difference >= -1 or abs(self.difference) <= self.half_width
-
-    @property
-    def text(self) -> str:
-        """The paired difference to the best alpha."""
-        return "-" if math.isnan(self.difference) else f"{self.difference:+.2f} ± {self.half_width:.2f}"
+        found = self.difference
+        return found is not None and (found.mean >= -1 or (found.n > 1 and found.low <= 0 <= found.high))
 
 
 def compare(outcomes: dict[float, dict[int, Outcome]]) -> dict[float, Tried]:
@@ -166,13 +151,13 @@ def compare(outcomes: dict[float, dict[int, Outcome]]) -> dict[float, Tried]:
     means = {alpha: statistics.fmean(one.test for one in own.values()) for alpha, own in outcomes.items()}
     choices = [alpha for alpha, mean in means.items() if alpha <= CHOICES and math.isfinite(mean)]
     best = outcomes[max(choices, key=lambda alpha: means[alpha])] if choices else {}
+    best_tops = {seed: one.test for seed, one in best.items()}
     tried = {}
     for alpha, own in outcomes.items():
-        pairs = [(one, best[seed]) for seed, one in own.items() if seed in best]
-        mean, half = interval([one.test - other.test for one, other in pairs])
+        tops = {seed: one.test for seed, one in own.items()}
+        difference = paired_difference(tops, best_tops) if math.isfinite(means[alpha]) else None
         held_out = statistics.fmean(one.held_out for one in own.values())
-        tops = [one.test for one in own.values()]
-        tried[alpha] = Tried(held_out, tops, mean, half, [one.learned for one in own.values()])
+        tried[alpha] = Tried(held_out, list(tops.values()), difference, [one.learned for one in own.values()])
     return tried
 
 
@@ -200,6 +185,8 @@ def report(keys: list[Key], options: argparse.Namespace) -> None:
             outcomes.setdefault(key[:2], {}).setdefault(key.alpha, {})[key.seed] = outcome
     if missing:
         print(f"{missing} of {len(keys)} runs are not finished; the table has the others")
+    if not outcomes:
+        return
     tried = {group: compare(own) for group, own in outcomes.items()}
     chosen = choose(list(tried.values()))
     rows = [
@@ -208,7 +195,7 @@ def report(keys: list[Key], options: argparse.Namespace) -> None:
             f"{alpha:g}",
             f"{one.held_out:.2f}",
             _spread(one.test),
-            one.text,
+            str(one.difference or "-"),
             f"{sum(one.learned)} of {len(one.learned)}",
         ]
         for group, own in tried.items()
@@ -218,7 +205,7 @@ def report(keys: list[Key], options: argparse.Namespace) -> None:
     print(f"{format_table(header, rows)}\nchosen on held-out images: alpha = {chosen:g}")
     for group, own in tried.items():
         one = own[chosen]
-        print(f"{'passed' if one.passed else 'FAILED'}: {', '.join(group)}: {one.text} points to its best alpha")
+        print(f"{'passed' if one.passed else 'FAILED'}: {', '.join(group)}: {one.difference} points to its best alpha")
     tested = {
         (*group, alpha): one for group, own in tried.items() for alpha, one in own.items() if alpha <= 10 * chosen
     }

@@ -45,5 +45,5 @@ def test_the_alpha_study_trains_chooses_and_judges(words, tmp_path):
     assert [row[1:3] for row in rows] == [["AFA", "3"], ["AFA", "1e+38"]]
     assert "not finite" in table
     assert "chosen on held-out images: alpha = 3" in table
-    assert "passed: fashion_mnist, AFA: +0.00 ± 0.00" in table
+    assert "passed: fashion_mnist, AFA: +0.0 ± 0.0" in table
     assert len(list((tmp_path / "study/fashion_mnist").glob("*.not_finite"))) == 2

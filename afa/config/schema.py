@@ -175,7 +175,7 @@ def _stage_values(
     method = METHODS[name]
     if not method.terms:
         values.pop("search.alpha", None)
-    elif "alpha" not in winners and not values.get("search.alpha"):
+    elif not ({"alpha"} & {*winners, *method.defaults} or values.get("search.alpha")):
         usual = "published for ResNet-101: 0.1 for AST, 0.15 for ACT"
         if values.get("alignment_scale") == "relative":
             usual = "1 to 100 with alignment_scale = relative"

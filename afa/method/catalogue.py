@@ -50,6 +50,13 @@ class LwFSettings:
     )
 
 
+@dataclass(frozen=True)
+class BSSSettings:
+    """BSS's own settings."""
+
+    singular_values: int = setting("number of singular values of the features to shrink", default=1, low=1)
+
+
 _L2_DECAY = {"weight_decay": 1e-4}
 
 METHODS: dict[str, Method] = {
@@ -63,6 +70,14 @@ METHODS: dict[str, Method] = {
     "lwf": Method("LwF", terms=("old_head.Distillation",), reads_maps=False, settings=LwFSettings),
     "soft_ft": Method("Soft-FT", terms=("old_head.SoftRemoval",), reads_maps=False),
     "l2_sp": Method("L2-SP", terms=("penalties.StartingPoint",), reads_maps=False),
+    "bss": Method(
+        "BSS",
+        terms=("penalties.SpectralShrinkage",),
+        reads_maps=False,
+        head_penalty=False,
+        defaults={**_L2_DECAY, "alpha": 1e-3},
+        settings=BSSSettings,
+    ),
     "l2": Method("L2", reads_maps=False, head_penalty=False, defaults=_L2_DECAY),
     "l2_fe": Method(
         "L2-FE",
@@ -78,5 +93,6 @@ RECIPES: dict[str, tuple[Mapping[str, Any], ...]] = {
     "act_then_ast": ({"reg_type": "act"}, {"reg_type": "ast"}),
     "afa_fixed": ({"reg_type": "ast_fixed"}, {"reg_type": "act_fixed"}),
     "afa_source_kept": ({"reg_type": "ast"}, {"reg_type": "act", "keep_source": True}),
+    "lp_ft": ({"reg_type": "l2_fe"}, {"reg_type": "l2"}),
 }
 """``reg_type`` outside the stages' blocks -> the keys that it adds to each stage's block."""

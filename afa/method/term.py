@@ -61,7 +61,8 @@ class Term(nn.Module):
     Attributes:
         name: the key of its state in checkpoints and of its entropies in the log.
         reads: the outputs that the term needs from the two networks: ``maps``, the aligned maps of both;
-            ``old_head``, the source's logits and the target's features. A term that only reads weights needs neither.
+            ``old_head``, the source's logits and the target's features; ``features``, the target's features. A term
+            that only reads weights needs none of them.
         summed: True if the loss is a sum over the images of a batch, False if it is their mean.
     """
 

@@ -111,7 +111,10 @@ def build_learner(
     if sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     target = FeatureNetwork(
-        network.to(device), aligned_layers(backbone), memory_format, with_features="old_head" in reads
+        network.to(device),
+        aligned_layers(backbone),
+        memory_format,
+        with_features=bool(reads & {"old_head", "features"}),
     )
     if not method.trains_backbone:
         target.freeze_backbone()
@@ -141,7 +144,7 @@ def build_learner(
     precision = Precision(compute.precision, device)
     return Learner(
         target=target,
-        source=build_source(backbone, source_from, reads, device, memory_format) if reads else None,
+        source=build_source(backbone, source_from, reads, device, memory_format) if reads - {"features"} else None,
         objective=objective,
         optimizer=optimizer,
         device=device,

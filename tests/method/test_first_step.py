@@ -106,6 +106,12 @@ def distillation(hooked, temperature):
     return total
 
 
+def spectral(hooked):
+    """The smallest eigenvalue of the Gram matrix is the square of the smallest singular value."""
+    features = hooked.features["target"]
+    return torch.linalg.eigvalsh(features @ features.T)[0]
+
+
 TERMS = {
     "ast": lambda hooked, _: spatial(hooked),
     "act": lambda hooked, _: channel(hooked),
@@ -117,6 +123,7 @@ TERMS = {
     "lwf": lambda hooked, _: distillation(hooked, 2),
     "soft_ft": lambda hooked, _: (1 - PROGRESS) * distillation(hooked, 1),
     "l2_sp": lambda *_: 0.005,  # every weight is moved by 0.1 from its start, see below: n * 0.1 ** 2 / 2
+    "bss": lambda hooked, _: spectral(hooked),
     "l2": lambda *_: 0.0,
     "l2_fe": lambda *_: 0.0,
     "ast_and_lwf": lambda hooked, _: spatial(hooked) + distillation(hooked, 2),
@@ -171,7 +178,7 @@ def test_the_first_steps_loss_is_the_methods_equation(name, scale, settings_for,
     classification = -sum(hooked.logits[i].log_softmax(0)[label] for i, label in enumerate(labels)).item() / IMAGES
 
     losses = train_step(learner, images, labels).losses
-    gamma = 0.0 if name in ("l2", "l2_fe") else BETA
+    gamma = 0.0 if name in ("l2", "l2_fe", "bss") else BETA
     assert losses.classification.item() == pytest.approx(classification, rel=1e-9)
     assert losses.alignment.item() == pytest.approx(term, rel=1e-6)
     assert losses.total.item() == pytest.approx(classification + ALPHA * term + gamma * penalty, rel=1e-6)

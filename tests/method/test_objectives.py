@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from afa.method.catalogue import METHODS, LwFSettings
+from afa.config.hocon import load_settings
+from afa.method.catalogue import METHODS, BSSSettings, LwFSettings
 from afa.method.classification import CLASSIFICATION_LOSSES, balanced_weights
 from afa.method.objectives import Objective, required_inputs
 from afa.method.term import MapShape, Outputs, TermInputs
+from tests.learners import demo_learner
 
 SHAPE = MapShape(channels=3, height=2, width=2)
 LABELS = torch.tensor([0, 1, 1, 0])
@@ -48,6 +50,24 @@ def test_the_temperature_of_lwf_is_a_setting():
     )
     assert default == two
     assert default != four
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_bss_shrinks_as_many_singular_values_as_there_are(count):
+    found = outputs(1)
+    loss = objective("bss", settings=BSSSettings(count))(outputs(0), found, LABELS).alignment
+    squares = torch.linalg.eigvalsh(found.features.double() @ found.features.double().T)
+    assert len(squares) == 4
+    torch.testing.assert_close(loss, squares[:count].sum().float())
+
+
+def test_bss_runs_no_source_and_has_the_weight_of_its_paper(words, settings_for):
+    settings = load_settings("tests/tiny.hocon", [*words, "reg_type=bss"])
+    (stage,) = settings.stages
+    assert (stage.alpha, stage.weight_decay, stage.method_settings) == (1e-3, 1e-4, BSSSettings(1))
+    assert settings_for(reg_type="bss", alpha=0.01).stages[0].alpha == 0.01
+    learner, _ = demo_learner(settings)
+    assert learner.source is None
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
