@@ -22,7 +22,7 @@ from afa.config.settings import (
 from afa.config.values import Problem, Problems, check_paths, check_required, check_values, nearest
 from afa.fields import setting_fields
 from afa.method.catalogue import METHODS, RECIPES
-from afa.networks.backbones import BACKBONES, layers_of, row_of
+from afa.networks.backbones import BACKBONES, layers_of, row_of, torchvision_names
 
 _STAGE_PREFIXES = tuple(f"{name}." for name in STAGE_NAMES)
 _BLOCKS = {*STAGE_NAMES, *(key.partition(".")[0] for key in FIELDS if "." in key)}
@@ -188,9 +188,12 @@ def _stage_values(
 def _check_backbone(checked: Mapping[str, Any], methods: Collection[str | None], problems: Problems) -> None:
     name, layers = checked.get("base_model_name"), checked.get("aligned_layers", ())
     reads_maps = any(method not in METHODS or METHODS[method].reads_maps for method in methods)
-    if name is not None and name not in BACKBONES and (isinstance(layers, int) or (reads_maps and not layers)):
-        hint = f"unknown backbone '{name}'{nearest(name, BACKBONES)} (known: {', '.join(BACKBONES)})"
-        problems.add("base_model_name", f"{hint}; any other torchvision network needs aligned_layers = [...]")
+    names = torchvision_names()
+    if name is not None and names and name not in names:
+        problems.add("base_model_name", f"torchvision has no classification network '{name}'{nearest(name, names)}")
+    elif name is not None and name not in BACKBONES and reads_maps and not layers:
+        known = f"the paper's layers are known for {', '.join(BACKBONES)}"
+        problems.add("aligned_layers", f"missing for {name}: set 4, or the names of modules ({known})")
     if name in BACKBONES and isinstance(layers, int):
         try:
             layers_of(name, layers)

@@ -3,7 +3,12 @@
 This file does not import torch, so that a config can be checked quickly; ``build.py`` makes the networks.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,25 @@ def layers_of(name: str, aligned_layers: tuple[str, ...] | int) -> tuple[str, ..
     row = row_of(name)
     if not isinstance(aligned_layers, int):
         return aligned_layers or row.aligned_layers
-    each = aligned_layers // max(len(row.stages), 1)
-    if each < 1 or each * len(row.stages) != aligned_layers or any(len(stage) < each for stage in row.stages):
-        raise ValueError(
-            f"{aligned_layers} layers cannot be distributed evenly over the {len(row.stages)} stages of this network"
-        )
-    return tuple(stage[round(len(stage) * i / each) - 1] for stage in row.stages for i in range(1, each + 1))
+    return spread_over(row.stages, aligned_layers)
+
+
+def spread_over(stages: Sequence[Sequence[str]], count: int) -> tuple[str, ...]:
+    """``count`` layers, equally many of each stage, evenly spaced, the last of each stage included.
+
+    Raises:
+        ValueError: the stages do not have that many.
+    """
+    each = count // max(len(stages), 1)
+    if each < 1 or each * len(stages) != count or any(len(stage) < each for stage in stages):
+        raise ValueError(f"{count} layers cannot be distributed evenly over the {len(stages)} stages of this network")
+    return tuple(stage[round(len(stage) * i / each) - 1] for stage in stages for i in range(1, each + 1))
+
+
+@lru_cache
+def torchvision_names() -> list[str]:
+    """Torchvision's classification networks, read from its files without importing it; empty if it is not installed."""
+    spec = find_spec("torchvision")
+    files = Path(spec.origin).parent.glob("models/*.py") if spec and spec.origin else ()
+    function = re.compile(r"^@register_model\(.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
+    return sorted(name for file in files for name in function.findall(file.read_text(encoding="utf-8")))

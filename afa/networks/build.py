@@ -1,15 +1,18 @@
 """Networks from their names: a torchvision classifier with a new head, and its source weights."""
 
+import contextlib
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.ops import Conv2dNormActivation
 
 from afa.errors import CheckpointError, ConfigError
-from afa.networks.backbones import row_of
+from afa.networks.backbones import row_of, spread_over
 from afa.networks.weights import load_file_safely, load_state, state_dict_of
 
 
@@ -43,6 +46,77 @@ def build_network(name: str, num_classes: int) -> nn.Module:
     head = head_name(network)
     network.set_submodule(head, nn.Linear(network.get_submodule(head).in_features, num_classes))
     return network
+
+
+def find_layers(name: str, count: int) -> tuple[str, ...]:
+    """``count`` layers of a network without a row in BACKBONES, shallow to deep, chosen as the paper's are.
+
+    They are ends of blocks, equally many for each of the last four sizes of the maps. If a size has too few, they are
+    evenly spaced over the ends of these sizes; if these are too few, over all convolutions.
+
+    Raises:
+        ConfigError: there are fewer convolutions.
+    """
+    stages, convolutions = block_ends(name)
+    ends = [layer for stage in stages[-4:] for layer in stage]
+    for choice in (stages[-4:], [ends], [convolutions]):
+        with contextlib.suppress(ValueError):
+            return spread_over(choice, count)
+    raise ConfigError(
+        f"aligned_layers: {name} has {len(convolutions)} convolutions with a map, fewer than {count}; set the names of "
+        "modules, or a method that reads no feature maps"
+    )
+
+
+@lru_cache
+def block_ends(name: str) -> tuple[list[list[str]], list[str]]:
+    """The layers at the ends of the blocks of a network, a list for each size of the maps, and all its convolutions.
+
+    They are in the order of execution. An end is the last convolution of a block, before batch-norm (after it if the
+    convolution is a Conv2dNormActivation), or the block if it concatenates several convolutions. In a network without
+    blocks (VGG) it is any convolution. The sizes are those of a forward pass without values.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(name, 1).to("meta").eval()
+    maps: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}  # module, its input and its output, in order of execution
+
+    def record(layer: str, module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            maps[layer] = (module, inputs[0], output)
+
+    for layer, module in network.named_modules():
+        if layer:
+            module.register_forward_hook(partial(record, layer))
+    side = row_of(name).image_size
+    network(torch.zeros(1, 3, side, side, device="meta"))
+    # torch.fx does not look into torchvision.ops: the maps inside this module cannot be returned.
+    wrapped = tuple(f"{layer}." for layer, (module, *_) in maps.items() if isinstance(module, Conv2dNormActivation))
+    convolutions = [
+        layer
+        for layer, (module, *_) in maps.items()
+        if isinstance(module, nn.Conv2d | Conv2dNormActivation) and not layer.startswith(wrapped)
+    ]
+    ends: dict[int, str] = {}  # id of the output -> the innermost module that returns it
+    blocks: list[str] = []
+    for layer, (module, first, output) in reversed(maps.items()):
+        inner = [other for other in convolutions if other.startswith(f"{layer}.")]
+        sizes = {maps[other][2].shape[2:] for other in inner}
+        linear = sum(isinstance(child, nn.Linear) for child in module.modules())
+        is_wrapper = not inner or len(inner) + linear < 2  # of a convolution and its batch-norm
+        if is_wrapper or len(sizes) > 2 or any(layer.startswith(f"{block}.") for block in blocks):
+            continue
+        if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):  # a block, not a list of blocks
+            blocks.append(layer)
+        # A convolution that reads the input of the block may be its shortcut.
+        last = ([other for other in inner if maps[other][1] is not first] or inner)[-1]
+        if maps[last][2].shape[2:] == output.shape[2:]:
+            end = last if maps[last][2].shape == output.shape else layer
+            ends[id(maps[end][2])] = end
+    stages: dict[torch.Size, list[str]] = {}
+    for layer in maps:
+        if layer in (ends.values() or convolutions):
+            stages.setdefault(maps[layer][2].shape[2:], []).append(layer)
+    return list(stages.values()), convolutions
 
 
 def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tensor], str]:

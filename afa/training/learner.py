@@ -16,8 +16,8 @@ from afa.method.catalogue import METHODS
 from afa.method.classification import balanced_weights
 from afa.method.objectives import Objective, required_inputs
 from afa.method.term import MapShape, TermInputs
-from afa.networks.backbones import BACKBONES, layers_of
-from afa.networks.build import build_network, head_keys, load_backbone, load_source_weights, read_old_head
+from afa.networks.backbones import BACKBONES, layers_of, row_of
+from afa.networks.build import build_network, find_layers, head_keys, load_backbone, load_source_weights, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_state
 from afa.training.checkpoint import Checkpoint
@@ -187,7 +187,13 @@ def build_target(
 
 
 def aligned_layers(backbone: BackboneSettings) -> tuple[str, ...]:
-    """The layers of the config, or those of the paper."""
+    """The layers of the config, those of the paper, or as many as the config wants.
+
+    Raises:
+        ConfigError: the network does not have that many.
+    """
+    if isinstance(backbone.aligned_layers, int) and not row_of(backbone.name).stages:
+        return find_layers(backbone.name, backbone.aligned_layers)
     return layers_of(backbone.name, backbone.aligned_layers)
 
 

@@ -122,7 +122,7 @@ def test_other_backbones_need_their_layers_if_maps_are_read() -> None:
         assert build(base_model_name="vgg16", reg_type=method).backbone.aligned_layers == ()
     assert build(base_model_name="vgg16", mode="eval", pre_trained_path="best.pth").stages == ()
     stages = {"first_stage": {"reg_type": "l2"}, "second_stage": {"reg_type": "dfa"}}
-    assert list(problems(base_model_name="vgg16", **stages)) == ["base_model_name"]
+    assert list(problems(base_model_name="vgg16", **stages)) == ["aligned_layers"]
 
 
 def test_places365_needs_its_file_and_its_network() -> None:
@@ -180,8 +180,18 @@ def test_layers_may_be_a_number_that_the_network_can_spread() -> None:
     assert build(aligned_layers=8).backbone.aligned_layers == 8
     assert "6 layers cannot be distributed evenly over the 4 stages" in problems(aligned_layers=6)["aligned_layers"]
     assert "8 layers cannot" in problems(base_model_name="inception_v3", aligned_layers=8)["aligned_layers"]
-    assert "needs aligned_layers = [...]" in problems(base_model_name="vgg16", aligned_layers=8)["base_model_name"]
+    assert build(base_model_name="vgg16", aligned_layers=8).backbone.aligned_layers == 8  # found by build.find_layers
     assert problems(aligned_layers=3)["aligned_layers"] == "3 is out of range; expected 4 to 12"
+
+
+def test_a_network_of_torchvision_needs_layers_only_for_a_method_that_reads_maps() -> None:
+    missing = problems(base_model_name="resnet18")
+    assert missing.keys() == {"aligned_layers"}
+    assert missing["aligned_layers"].startswith("missing for resnet18: set 4, or the names of modules")
+    assert build(base_model_name="resnet18", reg_type="l2").backbone.aligned_layers == ()
+    assert problems(base_model_name="resnet_18", reg_type="l2") == {
+        "base_model_name": "torchvision has no classification network 'resnet_18'; did you mean 'resnet18'?"
+    }
 
 
 def test_a_method_has_settings_of_its_own() -> None:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import get_model, list_models
 
 from afa.config.settings import BackboneSettings, StageSettings
 from afa.errors import CheckpointError, ConfigError
 from afa.method.catalogue import METHODS
 from afa.method.objectives import Objective
 from afa.method.term import TermInputs
-from afa.networks.backbones import BACKBONES, layers_of
-from afa.networks.build import build_network, head_name, load_backbone, read_old_head
+from afa.networks.backbones import BACKBONES, layers_of, torchvision_names
+from afa.networks.build import block_ends, build_network, find_layers, head_name, load_backbone, read_old_head
 from afa.networks.features import FeatureNetwork, FrozenSource
 from afa.networks.weights import load_file_safely, load_state, state_dict_of
 from afa.training.checkpoint import Checkpoint
@@ -75,6 +76,49 @@ def test_a_network_without_a_row_has_the_layers_that_are_named():
     assert layers_of("resnet18", ()) == ()
     with pytest.raises(ValueError, match="4 layers cannot be distributed"):
         layers_of("resnet18", 4)
+
+
+REGNET = ((1, 0), (2, 2), (3, 5), (4, 5))
+EFFICIENT = (("2.1", 3), ("3.1", 3), ("5.2", 3), ("7.0", 3))
+FOUND = {
+    "resnet18": ("layer1.1.conv2", "layer2.1.conv2", "layer3.1.conv2", "layer4.1.conv2"),
+    "resnet101": BACKBONES["resnet101"].aligned_layers,  # the rule finds the paper's layers
+    "efficientnet_b0": tuple(f"features.{block}.block.{last}" for block, last in EFFICIENT),
+    "regnet_y_400mf": tuple(
+        f"trunk_output.block{n}.block{n}-{last}.f.c" for n, last in ((1, 0), (2, 2), (3, 5), (4, 5))
+    ),
+    "vgg11": ("features.3", "features.8", "features.13", "features.18"),
+    "densenet121": tuple(f"features.denseblock{n}" for n in (1, 2, 3, 4)),  # concatenated: the blocks themselves
+    "shufflenet_v2_x0_5": ("stage2.3", "stage3.3", "stage3.7", "stage4.3"),  # three sizes of maps
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_layers_of_other_networks_are_found_by_the_sizes_of_their_maps(name):
+    assert find_layers(name, 4) == FOUND[name]
+    network = build_network(name, 2).to("meta")
+    for count in (4, 8) if name == "vgg11" else (4, 8, 12):
+        layers = find_layers(name, count)
+        maps = FeatureNetwork(network, layers).map_shapes(224)
+        assert len(set(layers)) == len(maps) == count
+        assert [shape.height for shape in maps] == sorted((shape.height for shape in maps), reverse=True)
+        assert maps[-1].height == (14 if name == "vgg11" else 7)
+
+
+def test_a_network_without_maps_is_refused():
+    with pytest.raises(ConfigError, match="vit_b_16 has 1 convolutions with a map, fewer than 4"):
+        find_layers("vit_b_16", 4)
+
+
+def test_finding_layers_does_not_draw_random_numbers():
+    before = torch.get_rng_state()
+    block_ends.cache_clear()
+    find_layers("resnet18", 4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_names_read_from_torchvisions_files_are_its_networks():
+    assert torchvision_names() == sorted(list_models(module=torchvision.models))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
