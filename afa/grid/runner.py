@@ -11,8 +11,12 @@ from afa.entry import run
 from afa.errors import AFAError, BusyError, ConfigError, one_line
 from afa.grid.run_states import State, read_run, with_values_of
 from afa.grid.tables import write_tables
+from afa.method.catalogue import METHODS
 from afa.results.journal import say
 from afa.results.outcomes import format_bytes, format_seconds
+
+_STEPS_OF_AN_EPOCH = 100
+"""Only for the comparison of a run whose length is set in epochs with one whose length is set in steps."""
 
 
 def do_grid(grid: Grid) -> int:
@@ -43,13 +47,34 @@ def do_grid(grid: Grid) -> int:
 def shard(cells: Sequence[Cell], text: str) -> list[Cell]:
     """Shard k of n, ``text`` being ``k/n``. The n shards are disjoint and together contain every cell.
 
-    Seeds that share a search stay in one shard.
+    The most expensive cells are assigned first, each to the shard with the least work so far, by a cost that follows
+    from the config alone, so that all processes compute the same shards. Seeds that share a search stay together. The
+    seeds of one group follow each other, because the cost of a network is not known.
     """
     k, n = map(int, text.split("/"))
+    groups = list(dict.fromkeys(cell.group for cell in cells))
     units: dict[Hashable, list[Cell]] = {}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: groups.index(cell.group)):
         units.setdefault(cell.group if cell.first_seed.is_searched else cell.folder, []).append(cell)
-    return [cell for unit in list(units.values())[k - 1 :: n] for cell in unit]
+    work, chosen = [0.0] * n, set()
+    for unit in sorted(units.values(), key=_cost, reverse=True):
+        least = work.index(min(work))
+        work[least] += _cost(unit)
+        if least == k - 1:
+            chosen |= {cell.folder for cell in unit}
+    return [cell for cell in cells if cell.folder in chosen]
+
+
+def _cost(unit: Sequence[Cell]) -> float:
+    """Relative cost of training cells of one group: forward passes of all steps, and of their search."""
+    settings, runs, total = unit[0].first_seed, len(unit), 0.0
+    for stage in settings.stages:
+        method = METHODS[stage.method]
+        passes = (3 if method.trains_backbone else 1) + method.reads_maps  # backward counts two, the source one
+        trials = max(len(stage.search_alpha), 1) * max(len(stage.search_lr), 1) * settings.run.search_repeat
+        trained = runs + (trials if stage.search_alpha or stage.search_lr else 0)
+        total += trained * passes * (stage.epochs * _STEPS_OF_AN_EPOCH or stage.max_iter)
+    return total * settings.data.batch_size * settings.data.image_size**2
 
 
 def train(cells: Sequence[Cell]) -> int:

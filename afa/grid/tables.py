@@ -13,7 +13,7 @@ from afa.files import write_csv, write_text
 from afa.grid.comparison import Difference, differences_to_baselines, verdicts, what_seeds_tell
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
-from afa.results.outcomes import Spread, format_markdown, format_seconds, spread
+from afa.results.outcomes import Spread, balanced_spread, format_markdown, format_seconds, spread
 from afa.results.run_folder import RunFolder
 
 ROUNDING = 0.05
@@ -21,10 +21,10 @@ ROUNDING = 0.05
 
 _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch*
-is not selected. *Best epoch* has the highest top-1 of all epochs on the images under *selected
-on*; with `test` it is selected on the test images, as in the paper. (held-out): the best of
-several values on held-out images. *Difference*: best epoch minus published; `!`: larger than two
-standard deviations of both together."""
+is not selected; *balanced* is its mean over the classes. *Best epoch* has the highest top-1 of all
+epochs on the images under *selected on*; with `test` it is selected on the test images, as in the
+paper. (held-out): the best of several values on held-out images. *Difference*: best epoch minus
+published; `!`: larger than two standard deviations of both together."""
 _DIFFERENCES = "*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 % t-interval."
 _WIDTH = 100  # columns of the terminal
 
@@ -35,7 +35,8 @@ class TableRow(NamedTuple):
     Attributes:
         runs: number of runs that are done, out of ``wanted``; ``states`` counts the others.
         last: test top-1 in percent at the last epoch, which is not selected; None if no run is done.
-        best: the same at the epoch with the highest top-1 on ``selected_on``: ``test``, as in the paper, or
+        balanced: balanced accuracy (the mean over the classes) at the last epoch; None if a run does not contain it.
+        best: test top-1 at the epoch with the highest top-1 on ``selected_on``: ``test``, as in the paper, or
             ``held_out``.
         alphas: of each stage, as trained with; several if the seeds differ.
         alpha_selected_on, lr_selected_on: ``held_out`` if the grid searched for it, else empty.
@@ -50,6 +51,7 @@ class TableRow(NamedTuple):
     wanted: int
     states: str
     last: Spread | None
+    balanced: Spread | None
     best: Spread | None
     selected_on: str
     alphas: str
@@ -118,6 +120,7 @@ def summarise(grid: Grid, runs: Sequence[GridRun]) -> list[TableRow]:
                 wanted=len(members),
                 states=", ".join(f"{count} {state}" for state, count in counts.items() if count),
                 last=spread([result.last.test_top1 for result in final]) if final else None,
+                balanced=balanced_spread([result.last for result in final]) if final else None,
                 best=spread([result.best.test_top1 for result in final]) if final else None,
                 selected_on=", ".join(sorted({result.selected_on for result in final})),
                 alphas=", ".join(sorted({run.alphas for run in done})),
@@ -174,6 +177,7 @@ def _cells(row: TableRow, baselines: Sequence[str]) -> dict[str, str]:
         "steps": row.steps,
         "runs": f"{row.runs} of {row.wanted}" + (f" ({row.states})" if row.states else ""),
         "last epoch": _accuracy(row.last) or "missing",
+        "balanced": _accuracy(row.balanced),
         **{f"vs {name}": str(row.differences.get(name, "")) for name in baselines},
         "best epoch": _accuracy(row.best) or "missing",
         "selected on": row.selected_on,
@@ -206,7 +210,7 @@ def _accuracy(value: Spread | None) -> str:
 def _record(row: TableRow, baselines: Sequence[str]) -> dict[str, object]:
     """The row of the CSV file by column; a cell without a value is empty."""
     against = {name: row.differences.get(name) for name in baselines}
-    spreads = {"last": row.last, "best": row.best, "published": row.published}
+    spreads = {"last": row.last, "last_balanced": row.balanced, "best": row.best, "published": row.published}
     return {
         "network": row.network,
         "dataset": row.dataset,

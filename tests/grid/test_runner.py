@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from afa.command_line import main
+from afa.config.hocon import load_config
 from afa.files import claim_folder
 from afa.grid import runner
+from afa.grid.runner import shard
 from afa.results.outcomes import format_seconds
 from afa.training import loop
 from afa.training.engine import predict
@@ -119,6 +121,24 @@ def test_shards_together_run_everything(command, tmp_path) -> None:
     assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, False]
     assert main(other) == 0
     assert [result(tmp_path / "runs", f"l2/seed_{k}").exists() for k in (1, 2)] == [True, True]
+
+
+def test_shards_have_equal_work(tmp_path) -> None:
+    """Not: one shard has all runs of a cheap method, the other all runs of an expensive one."""
+    config = tmp_path / "two.hocon"
+    config.write_text(
+        f'include "shared.hocon"\ntarget_data_dir = "{tmp_path}"\nepochs = 3\nalpha = 0.1\n'
+        "grid { networks = [mobilenet_v2], datasets = [x], methods = [l2, afa], seeds = 2 }"
+    )
+    shutil.copy("hocon_config/demo/shared.hocon", tmp_path)
+    cells = load_config(config).cells
+    assert [sorted(str(cell).split(", ")[2] for cell in shard(cells, f"{k}/2")) for k in (1, 2)] == [["afa", "l2"]] * 2
+    cells = load_config("hocon_config/demo/methods.hocon").cells
+    shards = [shard(cells, f"{k}/3") for k in (1, 2, 3)]
+    assert sorted(cell.folder for part in shards for cell in part) == sorted(cell.folder for cell in cells)
+    groups = [[[cell for cell in part if cell.group == group] for group in {c.group for c in part}] for part in shards]
+    work = [sum(map(runner._cost, units)) for units in groups]
+    assert max(work) <= 1.1 * min(work)
 
 
 def test_dry_run_lists_every_run_with_its_state_and_cost(command, tmp_path, capsys) -> None:

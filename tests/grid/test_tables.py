@@ -52,14 +52,14 @@ def start(cell: Cell) -> None:
 def finish(cell: Cell, best: float, last: float) -> None:
     """Write the files of a finished run that a report reads."""
     start(cell)
-    score = {"epoch": 1, "selection_top1": best, "test_loss": 1.0, "test_top5": 99.0}
+    score = {"epoch": 1, "selection_top1": best, "test_loss": 1.0, "test_top5": 99.0, "test_balanced": best - 50}
     stage = {
         "method": "AST",
         "seed": 1,
         "epochs": 2,
         "selected_on": "test",
         "best": {**score, "test_top1": best},
-        "last": {**score, "test_top1": last},
+        "last": {**score, "test_top1": last, "test_balanced": last - 50},
         "images_per_second": 1.0,
         "seconds": 1.0,
         "folder": str(cell.folder),
@@ -90,7 +90,8 @@ def test_measured_and_published_accuracies_share_a_row(grid, report, tmp_path, c
     text = capsys.readouterr().out
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({tuple(match.start() for match in re.finditer(r"\|", line)) for line in table}) == 1  # aligned
-    line = "| AFA | 0.1 / 0.15 | 5 of 5 | 90.5 ± 0.0 | 91.0 ± 0.0 | test | 90.1 ± 0.0 | +0.9 ! |"
+    assert ast["last_balanced_mean"] == "39.1000"
+    line = "| AFA | 0.1 / 0.15 | 5 of 5 | 90.5 ± 0.0 | 40.5 ± 0.0 | 91.0 ± 0.0 | test | 90.1 ± 0.0 | +0.9 ! |"
     assert line in cells(text)
     assert line in cells((tmp_path / "paper/table_4.md").read_text())
     assert (tmp_path / "paper/table_4.png").read_bytes().startswith(b"\x89PNG")
