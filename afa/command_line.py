@@ -82,9 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AFAError as error:
         return _fail(error.lines, error.exit_status)
     except KeyboardInterrupt as error:
-        stopped = error if isinstance(error, StoppedError) else StoppedError(signal.SIGINT)
+        if not isinstance(error, StoppedError):
+            error = StoppedError(signal.SIGINT)  # another name would keep the frames, and their workers, until the exit
         Program.has_reported = True
-        return _fail([f"{line}{'' if is_task else ' to resume'}" for line in stopped.lines], stopped.exit_status)
+        return _fail([f"{line}{'' if is_task else ' to resume'}" for line in error.lines], error.exit_status)
     except BrokenPipeError:  # the reader of the output has ended, for example ``head``
         discard_output(sys.stdout)
         return 128 + signal.SIGPIPE

@@ -8,6 +8,7 @@ import multiprocessing.queues
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -125,18 +126,18 @@ class _Loader:
                 generator=torch.Generator(),
             )
             # The workers start with these signals blocked: the training process ends them after it has saved.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            mask, batches_read = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS), None
             try:
-                batches_read = iter(loader)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            try:
+                try:
+                    batches_read = iter(loader)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # raises if a signal has arrived
                 for canvases, problems in batches_read:
                     if problems:
                         raise DataError(problems)
                     yield canvases.to(self.device, non_blocking=True), None
             finally:
-                # An exception in the iterator keeps it alive, and Python would wait for its workers at exit.
+                # An exception in the iterator keeps it alive.
                 getattr(batches_read, "_shutdown_workers", lambda: None)()
         elif self.device.type == "cpu":
             for indices in batches:  # not selected here, as the crop copies the pixels anyway
@@ -221,10 +222,22 @@ def _read_batch(paths: Sequence[Path], make_canvas: MakeCanvas) -> tuple[Tensor,
 
 
 def _set_up_worker(worker: int) -> None:
-    """Let a worker end if a batch cannot be sent, for example because /dev/shm is full.
+    """Let a worker end if a batch cannot be sent, for example because /dev/shm is full, and if its parent ends it.
 
     multiprocessing would only print the error, and the training process would wait for the batch for ever. What a
     worker prints is of no use to the user.
     """
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if sys.platform == "linux":
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End a worker on the SIGTERM that its parent sends when it exits, but not on one to the process group.
+
+    Without it, the parent would wait for ever for workers of a loader that an exception keeps alive.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

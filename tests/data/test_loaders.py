@@ -1,6 +1,9 @@
 """The batches are the same from memory, from files, with any number of workers, and from the middle of an epoch."""
 
-from collections.abc import Callable
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +128,23 @@ def test_a_bad_image_is_reported_in_the_main_process(folder: ImageFolder, worker
         with pytest.raises(DataError) as caught:
             list(batches)
         assert caught.value.lines == [line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not name the sender of a signal")
+def test_a_worker_ends_with_its_parent_and_not_with_its_group(folder: ImageFolder) -> None:
+    def start() -> tuple[Iterator[Batch], multiprocessing.process.BaseProcess]:
+        others, batches = multiprocessing.active_children(), train_loader(folder, workers=1).epoch(0)
+        next(batches)
+        (worker,) = (child for child in multiprocessing.active_children() if child not in others)
+        return batches, worker
+
+    batches, worker = start()
+    subprocess.run([sys.executable, "-c", f"import os; os.kill({worker.pid}, 15)"], check=True)
+    assert len(list(batches)) == 3
+    batches, worker = start()
+    worker.terminate()  # as Python does at the exit
+    worker.join(60)
+    assert worker.exitcode == 0
 
 
 def test_canvases_of_another_folder_are_refused(folder: ImageFolder) -> None:

@@ -64,8 +64,7 @@ def test_killed_at_a_random_moment_and_resumed(words, undisturbed, tmp_path, nam
     [
         (signal.SIGTERM, False, []),
         (signal.SIGINT, False, []),
-        # Waits for a long time in about one of ten runs: a worker that is just being started loses the signal.
-        pytest.param(signal.SIGTERM, True, ["num_workers=2", "cache=none"], marks=pytest.mark.slow),
+        (signal.SIGTERM, True, ["num_workers=2", "cache=none"]),
     ],
 )
 def test_stopped_by_a_signal_it_saves_in_the_middle_of_an_epoch(words, undisturbed, tmp_path, number, to_group, extra):
