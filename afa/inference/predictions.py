@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from afa.config.tasks import PredictSettings
+from afa.data.images import describe_lost_pixels
 from afa.data.walk import Walk, is_ignored
 from afa.errors import ConfigError, DataError, printable
 from afa.files import keep_old, sha256, write_json
@@ -28,6 +29,9 @@ def predict_files(settings: PredictSettings) -> None:
         classes=read_classes(settings.classes_file),
     )
     paths, notes = find_images(settings.input)
+    seen = classifier.preprocessing
+    # What the network sees was decided when it was trained.
+    notes += [line.partition(";")[0] for line in describe_lost_pixels(paths, seen.background, seen.grey_range)]
     names: list[str] = []
     guesses: list[list[tuple[str, float]]] = []
     problems: list[str] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
 from afa.data.folders import VALIDATION, describe_copies, find_layout, hold_out, scan_dataset, scan_split
+from afa.data.images import is_image
 from afa.data.published import PUBLISHED, Published
 from afa.data.walk import EXTENSIONS
 from afa.errors import AFAError, ConfigError, DataError
@@ -110,6 +111,8 @@ def _split_folder(settings: PrepareSettings, folder: Path) -> None:
             f"{root}: is already split into {', '.join(images.classes)}; "
             f"train with target_data_dir={root.parent} target_dataset={root.name}"
         )
+    if unreadable := [path for path in images.paths if not is_image(path)]:
+        say(f"{root}: {len(unreadable)} files are not readable images, for example {unreadable[0]}")
     train, test = hold_out(images, settings.test_fraction, settings.seed)
     splits = {"train": train.paths, "test": test.paths}
     placed = {Path(split, path.relative_to(root)): path for split, paths in splits.items() for path in paths}

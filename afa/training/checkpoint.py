@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afa.config.settings import FIELDS
 from afa.data.images import GREY_RANGE
 from afa.errors import CheckpointError
 from afa.files import replace_file, sha256
@@ -193,6 +195,11 @@ def _are_generators(values: Any) -> bool:
     )
 
 
+def _fits(key: str, value: Any) -> bool:
+    """Whether ``value`` is possible for a string of the settings that has a pattern."""
+    return type(value) is str and re.fullmatch(FIELDS[key].metadata["pattern"], value) is not None
+
+
 _MANY = 1_000_000
 _Check = Callable[[Any], bool]
 _FIELDS: dict[str, _Check] = {
@@ -203,6 +210,8 @@ _FIELDS: dict[str, _Check] = {
     "classes": lambda value: _are_strings(value) and len(value) == len(set(value)),
     "image_size": lambda value: _is_count(value, 2048),
     "augmentation": lambda value: value in ("", "default", "improved"),
+    "background": lambda value: _fits("background", value),
+    "grey_range": lambda value: _fits("grey_range", value),
     "method": lambda value: type(value) is str,
     "epoch": lambda value: _is_count(value, _MANY),
     "split": lambda value: value in ("", "test", "held_out"),

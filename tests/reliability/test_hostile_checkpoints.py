@@ -20,6 +20,8 @@ WEIGHT = "features.0.0.weight"
 FIELDS: dict[str, Any] = {
     "split": "x",
     "augmentation": "evil",
+    "background": "evil",
+    "grey_range": "0..x",
     "image_size": 10**6,
     "classes": [str(number) for number in range(2_000_000)],
     "backbone": "resnet5000",
