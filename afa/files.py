@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from afa.errors import AFAError, BusyError
 
 T = TypeVar("T")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 LOCK = ".lock"
 """Name of the lock file in the folder of a run."""
 
@@ -66,10 +67,30 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write or replace a CSV file. Raises as ``write_text``."""
+    """Write or replace a CSV file. Raises as ``write_text``.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe, which ``read_csv`` removes.
+    """
     text = io.StringIO()
-    csv.writer(text).writerows([header, *rows])
+    csv.writer(text).writerows([header, *([_as_text(cell) for cell in row] for row in rows)])
     write_text(path, text.getvalue())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that ``write_csv`` wrote. Raises OSError, ValueError or csv.Error if it is damaged."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    marked = tuple(f"'{start}" for start in _FORMULA)
+    cells = ([cell[1:] if cell.startswith(marked) else cell for cell in row] for row in rows)
+    return [dict(zip(header, row, strict=True)) for row in cells]
+
+
+def _as_text(cell: object) -> str:
+    text = "" if cell is None else str(cell)
+    with contextlib.suppress(ValueError):
+        float(text)
+        return text
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def read_json(path: Path, build: Callable[[Any], T]) -> T:

@@ -18,6 +18,7 @@ from afa.files import (
     keep_old,
     locked,
     move_aside,
+    read_csv,
     read_json,
     replace_file,
     sha256,
@@ -193,3 +194,29 @@ def test_a_file_that_cannot_be_renamed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(files.Path, "rename", refuse)
     with pytest.raises(AFAError, match=r"table\.csv: cannot be renamed to table\.old-1\.csv: Permission denied"):
         keep_old(tmp_path / "table.csv")
+
+
+def test_no_cell_of_a_table_is_a_formula_and_the_same_names_are_read(tmp_path):
+    names = ["=1+1", "+cmd", "-x", "@SUM(1)", "\tx", "'", "'=x", "-1", "+1e-3", "a\nb", "", "x=1"]
+    write_csv(tmp_path / "a.csv", ["name", "number"], [[name, -0.5] for name in names])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        written = [row["name"] for row in csv.DictReader(file)]
+    assert written == ["'=1+1", "'+cmd", "'-x", "'@SUM(1)", "'\tx", "''", "''=x", "-1", "+1e-3", "a\nb", "", "x=1"]
+    assert read_csv(tmp_path / "a.csv") == [{"name": name, "number": "-0.5"} for name in names]
+    (tmp_path / "a.csv").write_text("name,number\n1\n")
+    with pytest.raises(ValueError, match="argument"):
+        read_csv(tmp_path / "a.csv")
+
+
+def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
+    """Otherwise two processes hold it: one that waited on the removed file, and one that created the file again."""
+    path = tmp_path / "lock"
+    with other_process(f"locked(Path({str(path)!r}), remove=True)") as process:
+
+        def wait():
+            path.unlink(missing_ok=True)
+            process.kill()
+
+        with locked(path, wait=wait, remove=True):
+            assert path.exists()
+    assert not path.exists()

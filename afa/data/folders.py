@@ -283,7 +283,8 @@ def hold_out(folder: ImageFolder, fraction: float, seed: int) -> tuple[ImageFold
     for name, own in members.items():
         count = min(max(round(fraction * len(own)), 1), len(own) - 1)
         # Each class has its own generator: another image in one class does not change the choice in the others.
-        held.update(random.Random(f"{seed}/{name}").sample(own, count))
+        key = f"{seed}/{name}".encode(errors="surrogateescape")  # the name may not be UTF-8
+        held.update(random.Random(key).sample(own, count))
     return folder.subset([index for index in range(len(folder)) if index not in held]), folder.subset(sorted(held))
 
 

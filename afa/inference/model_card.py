@@ -112,10 +112,9 @@ def metadata(classifier: Classifier) -> dict[str, Any]:
 
 def as_strings(values: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of ONNX and safetensors files, which are strings: a list or number is written as JSON."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
+    texts = {name: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for name, v in values.items()}
+    # What is not UTF-8 in the name of a class becomes an escape of JSON.
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items()}
 
 
 def _use(classifier: Classifier, file: str) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from afa.data.images import read_image
 from afa.errors import AFAError, DataError
+from afa.files import read_csv
 from afa.results.outcomes import ClassScore, class_scores
 
 
@@ -73,11 +74,10 @@ def read_predictions(path: Path) -> Confusion:
         AFAError: the file is missing or damaged.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            images = [
-                ClassifiedImage(Path(row["path"]), row["true"], row["top1"], float(row["probability1"]))
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        images = [
+            ClassifiedImage(Path(row["path"]), row["true"], row["top1"], float(row["probability1"]))
+            for row in read_csv(path)
+        ]
+    except (OSError, ValueError, KeyError, csv.Error):
         raise AFAError(f"{path}: missing or damaged; run the same command with overwrite=true to write it") from None
     return Confusion(images)
