@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,16 @@ import torch
 
 from afa.commands.evaluation import evaluate_checkpoint
 from afa.commands.fixed_weights import with_fixed_weights
-from afa.commands.image_reader import Decoded, Images, with_validation_folder
+from afa.commands.image_reader import (
+    Decoded,
+    Images,
+    changed_data,
+    describe_images,
+    digest_files,
+    with_validation_folder,
+)
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, differences
-from afa.data.loaders import Split
 from afa.errors import AFAError
 from afa.files import claim_folder, move_aside, read_json, write_json, write_text
 from afa.machine.context import Context
@@ -75,7 +80,8 @@ def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = 
             for stage in stages(settings, images, folder):
                 repeats[stage.repeat - 1].append(train_stage(with_fixed_weights(stage, context), context))
             outcome = _summarise(settings, images, repeats)
-        result = {"run": settings.run_name, "environment": describe_environment(context.device, command), **outcome}
+        environment = describe_environment(context.device, command)
+        result = {"run": settings.run_name, "environment": environment, "files": digest_files(settings), **outcome}
         context.processes.on_main(write_json, folder.result, result)
         context.journal.log(f"{result['table']}\nwritten to {folder.path}")
         return result
@@ -138,7 +144,7 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
     """Return the result of a finished run in ``folder``, None for a new or unfinished run. Writes nothing.
 
     Raises:
-        AFAError: the folder holds something else, or a run with other settings.
+        AFAError: the folder holds something else, a run with other settings, or a finished run with other data.
     """
     if not folder.settings_log.exists():
         ours = (folder.lock.name, f"{folder.settings_log.name}.tmp")
@@ -146,14 +152,18 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
         if other:
             raise AFAError(f"{folder.path}: holds files ({other[0]}) but not a run; choose another exp_id=<name>")
         return None
+    finished, kind = None, "settings"
     different = differences(load_settings(folder.settings_log), settings)
+    if not different and folder.result.exists():
+        finished = read_json(folder.result, lambda values: {**values, "table": str(values["table"])})
+        different, kind = changed_data(settings, finished), "data"
     if different:
         raise AFAError(
-            f"{folder.path}: made with other settings ({'; '.join(different)}); overwrite=true starts again and keeps "
+            f"{folder.path}: made with other {kind} ({'; '.join(different)}); overwrite=true starts again and keeps "
             "the old folder under another name, exp_id=<name> makes a new one"
         )
-    if folder.result.exists():
-        return read_json(folder.result, lambda values: {**values, "table": str(values["table"])})
+    if finished is not None:
+        return finished
     if not settings.run.resume:
         raise AFAError(f"{folder.path}: holds an unfinished run and resume = false; overwrite=true starts again")
     return None
@@ -205,18 +215,11 @@ def _summarise(settings: Settings, images: Images, repeats: list[list[StageResul
         "repeats": [[result.to_dict() for result in results] for results in repeats],
         "data": {
             "classes": len(images.classes),
-            "train": _describe_images(images.train),
-            "test": _describe_images(images.test),
-            **({"held_out": _describe_images(images.held_out)} if images.held_out else {}),
+            "train": describe_images(images.train.folder),
+            "test": describe_images(images.test.folder),
+            **({"held_out": describe_images(images.held_out.folder)} if images.held_out else {}),
             "held_out_fraction": settings.data.validation_fraction,
             "test_views": images.preprocessing.views,
         },
         "table": results_table(repeats),
     }
-
-
-def _describe_images(split: Split) -> dict[str, Any]:
-    folder = split.folder
-    counts = Counter(folder.classes[label] for label in folder.labels)
-    per_class = {name: counts[name] for name in folder.classes}
-    return {"images": len(folder), "per_class": per_class, "sha256": folder.fingerprint()}

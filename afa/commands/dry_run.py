@@ -36,6 +36,7 @@ from afa.results.outcomes import format_bytes, format_seconds, format_table
 from afa.results.run_folder import RunFolder, find_checkpoint
 from afa.training.engine import Learner, Step, TrainSums, predict, train_one_epoch
 from afa.training.learner import count_parameters
+from afa.training.loop import read_result
 from afa.training.numerics import FiniteCheck, Precision
 from afa.training.stage import Stage
 from afa.training.state import StageState, check_inputs, newest_checkpoint, save_best, save_state
@@ -182,13 +183,15 @@ def _estimate_training(
     held_out = images.held_out.folder if images.held_out else None
     log(_describe_data(images.test.folder, images.train.folder, held_out, settings.data.validation_fraction))
     if folder.path.exists() and not settings.run.overwrite:
-        # The first unfinished stage must be able to resume.
+        # The finished stages must have the same images, and the first unfinished one must be able to resume.
         for stage in stages(settings, images, folder):
-            if not stage.folder.result.exists():
-                checkpoint, _ = newest_checkpoint(stage)
-                if checkpoint is not None:
-                    check_inputs(stage, checkpoint.training.get("inputs", {}))
-                break
+            if stage.folder.result.exists():
+                read_result(stage)
+                continue
+            checkpoint, _ = newest_checkpoint(stage)
+            if checkpoint is not None:
+                check_inputs(stage, checkpoint.training.get("inputs", {}))
+            break
     estimates: list[StageEstimate] = []
     parent = _existing(Path(settings.run.outpath))
     try:

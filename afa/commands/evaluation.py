@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afa.commands.image_reader import ImageReader
+from afa.commands.image_reader import ImageReader, describe_images
 from afa.config.settings import DataSettings, Settings
 from afa.data.loaders import TestLoader
 from afa.errors import AFAError
@@ -82,5 +82,6 @@ def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, 
         **metrics._asdict(),
         "test_images": len(images),
         "test_sha256": images.fingerprint(),
+        "data": {"test": describe_images(images)},
         "table": format_table(["top-1 %", "top-5 %", "balanced %", "cross-entropy", "images", "checkpoint"], [row]),
     }

@@ -1,9 +1,13 @@
 """Reads the images of a run: training, held-out and test split, decoded once if memory or disk permits."""
 
+import contextlib
 import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +27,10 @@ from afa.data.folders import (
 from afa.data.images import available_memory, describe_lost_pixels, load_canvases
 from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
-from afa.errors import DataError
+from afa.errors import AFAError, DataError
+from afa.files import sha256
 from afa.machine.context import Context
+from afa.results.run_folder import find_checkpoint
 
 
 def with_validation_folder(settings: Settings) -> Settings:
@@ -45,6 +51,67 @@ def with_validation_folder(settings: Settings) -> Settings:
 
 Decoded = dict[tuple[ImageFolder, str], Split]
 """Images and name of their preprocessing -> the split that was read from them."""
+
+
+def describe_images(folder: ImageFolder) -> dict[str, Any]:
+    """Numbers and digest of the images of a split, for ``result.json``."""
+    counts = Counter(folder.classes[label] for label in folder.labels)
+    per_class = {name: counts[name] for name in folder.classes}
+    digest = folder.fingerprint()
+    return {"images": len(folder), "per_class": per_class, "sha256": digest, "skipped": folder.skipped}
+
+
+def digest_files(settings: Settings) -> dict[str, str]:
+    """SHA-256 of the files that the settings name (for the first repeat), by key; without those that do not exist."""
+    is_eval, stages = settings.run.mode == "eval", settings.stages
+    named = {"pre_trained_path": (settings.run.pre_trained_path, "best" if is_eval else stages[0].stage_start)}
+    if not is_eval:
+        named["source_weights"] = settings.backbone.source_weights, ""
+        for number, stage in enumerate(stages, start=1):
+            named[f"channel_weight_path of stage {number}"] = stage.channel_weight_path, ""
+            named[f"attention_path of stage {number}"] = stage.attention_path, stage.stage_start
+    digests = {}
+    for key, (path, which) in named.items():
+        with contextlib.suppress(AFAError, OSError):
+            if path:
+                found = find_checkpoint(path, settings.run.outpath, which=which) if which else Path(path)
+                digests[key] = sha256(found)
+    return digests
+
+
+def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[Any, Any] | None = None) -> list[str]:
+    """What differs between the images and files of a finished run and those that it would read now.
+
+    Args:
+        result: content of ``result.json``.
+        digests: shared by several calls, so that each folder is read once.
+
+    Raises:
+        AFAError: the data set cannot be used any more, or the result was modified.
+    """
+    data, now = settings.data, digest_files(settings)
+    root = Path(data.root) / data.dataset
+    layout = find_layout(root)
+    folders = {"train": layout.train, "test": layout.test, "held_out": root / data.validation_folder}
+    try:
+        files = result.get("files", {"pre_trained_path": result.get("checkpoint_sha256")})  # version 0.1.0, mode=eval
+        changed = [f"another file is at {key}" for key in now if (files.get(key) or now[key]) != now[key]]
+        if not root.is_dir():  # the data set is no longer on this machine
+            return changed
+        tested = {"images": result.get("test_images"), "sha256": result.get("test_sha256")}  # version 0.1.0, mode=eval
+        for name, path in folders.items():
+            before = result.get("data", {"test": tested}).get(name)
+            if before and not (data.bad_images == "skip" and "skipped" not in before):  # written by version 0.1.0
+                key = path, *before.get("skipped", ())
+                digests = {} if digests is None else digests
+                if key not in digests:
+                    rest = without(scan_split(path), {path / name for name in key[1:]})
+                    digests[key] = len(rest), rest.fingerprint()
+                if digests[key][1] != before["sha256"]:
+                    changed.append(f"{name.replace('_', '-')} images: {before['images']}, now {digests[key][0]}")
+    except (KeyError, TypeError, AttributeError):
+        raise AFAError(f"{settings.run_path}: result.json was modified; overwrite=true runs it again") from None
+    return changed
 
 
 class ImageReader:
@@ -151,6 +218,7 @@ class Images:
     """
 
     def __init__(self, settings: DataSettings, context: Context, decoded: Decoded | None = None) -> None:
+        is_first = not decoded  # of several runs with the same images
         self._reader = ImageReader(settings, context, decoded)
         self._fraction = settings.validation_fraction
         train, test = scan_dataset(self._reader.root)
@@ -163,7 +231,7 @@ class Images:
             if missing:
                 context.journal.log(missing)
             self.held_out = self._reader.read_held_out(held_out)
-        if context.processes.is_main:
+        if context.processes.is_main and is_first:
             splits = {"test": self.test, "held-out": self.held_out, "training": self.train}
             for line in describe_copies({name: split.folder for name, split in splits.items() if split}):
                 context.journal.log(line)

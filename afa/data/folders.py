@@ -25,7 +25,8 @@ _MOST_SPLITS = 10  # more folders that contain the same folders are classes
 class ImageFolder:
     """Images below ``root`` with their labels: ``labels[i]`` is the index in ``classes`` of the image ``paths[i]``.
 
-    ``notes`` are lines for the user about the folder; ``linked``: an image may have several paths.
+    ``notes`` are lines for the user about the folder; ``linked``: an image may have several paths; ``skipped``: names
+    of bad images, relative to ``root``.
     """
 
     root: Path
@@ -34,6 +35,7 @@ class ImageFolder:
     classes: tuple[str, ...] = field(repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     linked: bool = field(default=False, repr=False, compare=False)
+    skipped: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +75,7 @@ class ImageFolder:
             raise DataError(f"{self.root}: the checkpoint has no class {_first_few(unknown)} (its classes: {known})")
         number = {name: label for label, name in enumerate(classes)}
         labels = tuple(number[self.classes[label]] for label in self.labels)
-        return ImageFolder(self.root, self.paths, labels, tuple(classes))
+        return replace(self, labels=labels, classes=tuple(classes))
 
     def subset(self, indices: Sequence[int]) -> "ImageFolder":
         """The images at ``indices``, with all classes."""
@@ -130,6 +132,8 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
         only = {"train": set(train.classes) - set(test.classes), name: set(test.classes) - set(train.classes)}
         names = "; ".join(f"only in {name}: {_first_few(classes)}" for name, classes in only.items() if classes)
         raise DataError(f"{root}: train and {name} have different classes; {names}")
+    if len(train.classes) == 1:
+        raise DataError(f"{root}: a single class, {train.classes[0]}; at least two are needed")
     return train, test
 
 
@@ -298,7 +302,7 @@ def without(folder: ImageFolder, bad: Collection[Path]) -> ImageFolder:
     rest = folder.subset([index for index, path in enumerate(folder.paths) if path not in bad])
     if lost := set(folder.labels) - set(rest.labels):
         raise DataError([f"{folder.root / folder.classes[label]}: no good image is left" for label in sorted(lost)])
-    return rest
+    return replace(rest, skipped=tuple(sorted(path.relative_to(folder.root).as_posix() for path in bad)))
 
 
 def _explain_missing(folder: Path) -> str:

@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from afa.commands.finished_run import read_finished_run
-from afa.commands.image_reader import with_validation_folder
+from afa.commands.image_reader import changed_data, with_validation_folder
 from afa.config.grid import Cell
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, StageSettings, differences
@@ -82,6 +82,20 @@ def read_run(cell: Cell) -> GridRun:
     except (KeyError, TypeError, ZeroDivisionError):
         return GridRun(cell, State.BROKEN, problem=f"{folder.result}: damaged; delete it and run the grid again")
     return GridRun(cell, State.DONE, "", settings, stages, images_per_class)
+
+
+def read_run_and_data(cell: Cell, digests: dict[Any, Any]) -> GridRun:
+    """As ``read_run``, but a finished run of other images than those on the disk is broken."""
+    found = read_run(cell)
+    if found.state is State.DONE and found.settings:
+        settings = replace(found.settings, data=replace(found.settings.data, root=cell.first_seed.data.root))
+        try:
+            changed = changed_data(settings, read_finished_run(cell.folder).result, digests)
+        except AFAError as error:
+            changed = error.lines
+        if changed:
+            return GridRun(cell, State.BROKEN, f"{cell.folder}: made with other data ({'; '.join(changed)})")
+    return found
 
 
 def _settings_of(folder: RunFolder, cell: Cell) -> Settings:

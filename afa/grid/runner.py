@@ -1,6 +1,7 @@
 """Commands of a config with a ``grid { }`` block: train the remaining runs, list them, or write their tables."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from afa.commands.dry_run import Estimate, estimate_run
 from afa.commands.search import choose_values
@@ -9,7 +10,7 @@ from afa.config.schema import check_dataset
 from afa.config.settings import Settings
 from afa.entry import run
 from afa.errors import AFAError, BusyError, ConfigError, one_line
-from afa.grid.run_states import State, read_run, with_values_of
+from afa.grid.run_states import State, read_run_and_data, with_values_of
 from afa.grid.tables import write_tables
 from afa.method.catalogue import METHODS
 from afa.results.journal import say
@@ -97,9 +98,10 @@ def train(cells: Sequence[Cell]) -> int:
     for line in failures:
         _print(line)
     chosen: dict[Hashable, Settings] = {}
+    digests: dict[Any, Any] = {}
     for number, cell in enumerate(runnable, 1):
         title = f"[{number}/{len(runnable)}] {cell}"
-        found = read_run(cell)
+        found = read_run_and_data(cell, digests)
         if found.state is State.DONE:
             _print(f"{title}: already done, last top-1 {found.stages[-1].last.test_top1:.2f} %", quiet=quiet)
             if found.settings and cell.first_seed.is_searched:  # no search: its runs may be on another machine
@@ -131,9 +133,10 @@ def list_runs(cells: Sequence[Cell]) -> None:
     for example because its data set is missing, is listed with the reason.
     """
     estimates: dict[Hashable, Estimate | str] = {}
+    digests: dict[Any, Any] = {}
     seconds, disk_bytes, unknown = 0.0, 0, 0
     for cell in cells:
-        state = read_run(cell).state
+        state = read_run_and_data(cell, digests).state
         if state is State.DONE:
             _print(f"{state:8} {cell}")
             continue

@@ -87,7 +87,7 @@ class StageResult(NamedTuple):
 
     ``best`` is the epoch with the highest top-1 on ``selected_on`` (``test``, as published,
     or ``held_out``); ``last`` is the last epoch, which is not selected. ``steps`` of training are those of all epochs
-    together; results of earlier versions have 0.
+    together; results of earlier versions have 0. ``inputs`` are the digests of what is not in the settings.
     """
 
     method: str
@@ -101,6 +101,7 @@ class StageResult(NamedTuple):
     folder: str
     start: str
     steps: int = 0
+    inputs: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -109,7 +110,8 @@ class StageResult(NamedTuple):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StageResult":
         """The inverse of ``to_dict``."""
-        return cls(**{**values, "best": Score(**values["best"]), "last": Score(**values["last"])})
+        scores = {name: Score(**values[name]) for name in ("best", "last")}
+        return cls(**{**values, **scores, "inputs": dict(values.get("inputs") or {})})
 
 
 class ClassScore(NamedTuple):

@@ -22,7 +22,7 @@ from afa.training.learner import build_target
 from afa.training.numerics import FiniteCheck
 from afa.training.optim import learning_rate_factor, set_learning_rate
 from afa.training.stage import Stage
-from afa.training.state import StageState, restore_state, save_best, save_state
+from afa.training.state import StageState, check_inputs, restore_state, save_best, save_state
 
 COLLAPSED = 0.05
 """Below this normalised entropy an attention has collapsed on a few entries: eq. 8, linear in it, permits that."""
@@ -38,7 +38,7 @@ def train_stage(stage: Stage, context: Context) -> StageResult:
         AFAError: a loss, gradient or weight is not finite; the last checkpoint is unchanged.
     """
     if stage.folder.result.exists():
-        return read_json(stage.folder.result, StageResult.from_dict)
+        return read_result(stage)
 
     with context.signals.held():
         return _train(stage, context)
@@ -94,6 +94,13 @@ def _train(stage: Stage, context: Context) -> StageResult:
         steps.save()
         raise
     return _evaluate_checkpoints(stage, state, context)
+
+
+def read_result(stage: Stage) -> StageResult:
+    """Result of a finished stage. Raises AFAError if it was modified, or if images or start weights changed since."""
+    result = read_json(stage.folder.result, StageResult.from_dict)
+    check_inputs(stage, result.inputs or {})
+    return result
 
 
 class StepObserver:
@@ -277,6 +284,7 @@ def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> 
         folder=str(stage.folder.path),
         start=stage.start.origin,
         steps=stage.epochs * math.ceil(len(stage.splits.train.folder) / stage.settings.data.batch_size),
+        inputs=stage.inputs,
     )
     context.processes.on_main(write_json, stage.folder.result, result.to_dict())
     return result

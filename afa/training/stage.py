@@ -71,6 +71,7 @@ class Stage:
         inputs = {
             "training images": self.splits.train.folder.fingerprint(),
             f"{self.splits.selected_on} images": self.splits.monitor.folder.fingerprint(),
+            "test images": self.splits.test.folder.fingerprint(),
             "start weights": self.start.sha256,
         }
         if self.source_from:

@@ -114,8 +114,11 @@ def restore_state(stage: Stage, learner: Learner, context: Context) -> StageStat
 
 
 def check_inputs(stage: Stage, before: dict[str, str]) -> None:
-    """Raise CheckpointError if images or start weights differ, by their digests, from those of the first start."""
-    changed = [name for name, value in stage.inputs.items() if before.get(name) != value]
+    """Raise CheckpointError if images or start weights differ, by their digests, from those of the first start.
+
+    Digests that ``before`` does not contain are not compared: version 0.1.0 did not store those of all test images.
+    """
+    changed = [name for name, value in stage.inputs.items() if before.get(name, value) != value]
     if changed:
         raise CheckpointError(
             f"{stage.folder.path}: cannot resume, the {', the '.join(changed)} changed since its start; {_RESTART}"

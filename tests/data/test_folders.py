@@ -190,6 +190,7 @@ def test_the_folders_of_a_data_set(tmp_path: Path) -> None:
     assert find_layout(both) == (both / "train", both / "test", both / "valid")
     assert find_layout(one) == (one / "train", one / "val", None)
     assert find_layout(tmp_path) == (tmp_path / "train", tmp_path / "test", None)
+    assert lines_of(scan_dataset, both) == [f"{both}: a single class, a; at least two are needed"]
     assert lines_of(scan_dataset, one) == [
         f"{one}: train and val have different classes; only in train: a; only in val: b"
     ]

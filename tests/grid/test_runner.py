@@ -78,6 +78,20 @@ def test_a_failure_is_reported_and_the_other_runs_continue(command, data_dir, tm
     assert (capsys.readouterr().out == "") == (quiet == "true")
 
 
+def test_a_finished_run_of_other_images_is_a_failure(command, data_dir, tmp_path, capsys) -> None:
+    shutil.copytree(data_dir / "tiny", tmp_path / "data/tiny")
+    one = command('grid.methods=["l2"]', "grid.seeds=1", f"target_data_dir={tmp_path / 'data'}")
+    assert main(one) == 0
+    assert main(one) == 0
+    assert "already done" in capsys.readouterr().out
+    next((tmp_path / "data/tiny/test/bag").iterdir()).unlink()
+    assert main(one) == 1
+    assert "made with other data (test images: 9, now 8)" in capsys.readouterr().out
+    assert main([*one, "dry_run=true"]) == 0
+    assert "broken" in capsys.readouterr().out
+    assert "l2" in table(tmp_path / "runs", one)  # a report needs no images
+
+
 def test_runs_of_missing_data_sets_are_skipped_and_these_named_once(command, tmp_path, capsys) -> None:
     some = command('grid.datasets=["nowhere", "tiny"]', 'grid.methods=["l2"]')
     assert main(some) == 1
