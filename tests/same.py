@@ -15,7 +15,7 @@ CHECKPOINTS = Path("check_point")
 def told(run: Path) -> list[str]:
     """What ``experiment.log`` says of steps and epochs, without times and speeds."""
     lines = [line[21:] for line in (run / "experiment.log").read_text().splitlines()]
-    return [re.sub(r", [\d.]+ images/s", "", line) for line in lines if re.match(r"A[SC]T epoch", line)]
+    return [re.sub(r"[,:] [\d.]+ images/s", "", line) for line in lines if re.match(r"A[SC]T epoch", line)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -53,6 +53,15 @@ class EpochRow:
         """True if the network was tested after this epoch."""
         return not math.isnan(self.top1)
 
+    def describe(self, selected_on: str, *, is_best: bool) -> str:
+        """Text of about 75 characters, for a line that starts with the stage and the epoch; accuracies are in percent.
+
+        ``train`` and the name of the images in ``selected_on`` are top-1.
+        """
+        scored = f", {selected_on} {self.top1:.1f}, balanced {self.balanced:.1f}" if self.is_scored else ""
+        losses = f"cls {self.classification:.3g}, align {self.alignment:.3g}"
+        return f"{losses}, train {self.train_top1:.1f}{scored} %" + (" (best)" if is_best else "")
+
     def to_dict(self) -> dict[str, float]:
         """The form in checkpoints: each entropy has its own key, ``entropy_<name>``."""
         stored: dict[str, float] = {}

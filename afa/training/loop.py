@@ -214,15 +214,10 @@ class StepObserver:
 def _log_epoch(stage: Stage, context: Context, history: list[EpochRow], *, is_best: bool) -> None:
     """Print the metrics of the last epoch, and once per stage warn of an attention that has collapsed."""
     *earlier, row = history
-    best = " (best)" if is_best else ""
-    scored = f", {stage.splits.selected_on} {row.top1:.2f} %{best}" if row.is_scored else ""
-    where = f"{stage.title} epoch {row.epoch}/{stage.epochs}: "
-    context.journal.log(  # at most 100 characters: the accuracies are top-1
-        f"{where}cls {row.classification:.3f}, align {row.alignment:.4g}, "
-        f"train {row.train_top1:.2f} %{scored}, {row.images_per_second:.0f} images/s"
-    )
-    if row.is_scored:
-        context.journal.note(f"{where}{stage.splits.selected_on} balanced {row.balanced:.2f} %, top-5 {row.top5:.2f} %")
+    where, selected_on = f"{stage.title} epoch {row.epoch}/{stage.epochs}: ", stage.splits.selected_on
+    context.journal.log(where + row.describe(selected_on, is_best=is_best))
+    top5 = f"{selected_on} top-5 {row.top5:.2f} %, " if row.is_scored else ""
+    context.journal.note(f"{where}{top5}{row.images_per_second:.0f} images/s")
     for name, entropy in row.entropies.items():
         if entropy < COLLAPSED and not any(before.entropies[name] < COLLAPSED for before in earlier):
             context.journal.log(

@@ -1,8 +1,9 @@
 """Scores of classes, and the table of a run."""
 
 import math
+from dataclasses import replace
 
-from afa.results.outcomes import Score, StageResult, balanced_spread, class_scores, results_table
+from afa.results.outcomes import EpochRow, Score, StageResult, balanced_spread, class_scores, results_table
 
 
 def test_precision_recall_and_f1_of_a_class():
@@ -32,3 +33,13 @@ def test_a_result_of_version_0_1_0_has_no_balanced_accuracy():
     old = {"epoch": 1, "selection_top1": 50.0, "test_loss": 1.0, "test_top1": 50.0, "test_top5": 90.0}
     assert balanced_spread([Score(**old), Score(**old, test_balanced=40.0)]) is None
     assert "unknown" in results_table([[StageResult("L2", 1, 1, "test", Score(**old), Score(**old), 1.0, 1.0, "", "")]])
+
+
+def test_the_line_of_an_epoch_has_both_accuracies_and_fits_in_100_columns():
+    values = {"learning_rate": 0.01, "head_penalty": 1.0, "total": 1.0, "images_per_second": 1.0}
+    row = EpochRow(epoch=12, classification=2.4567, alignment=1188.2, train_top1=98.76, **values)
+    assert row.describe("test", is_best=False) == "cls 2.46, align 1.19e+03, train 98.8 %"
+    row = replace(row, loss=1.0, top1=61.049, top5=99.0, balanced=59.8)
+    text = row.describe("held_out", is_best=True)
+    assert text == "cls 2.46, align 1.19e+03, train 98.8, held_out 61.0, balanced 59.8 % (best)"
+    assert len(f"AST-fixed epoch 12/24: {text}") <= 100
