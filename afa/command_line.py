@@ -15,13 +15,12 @@ from afa.config.grid import Grid
 from afa.config.hocon import load_config
 from afa.config.key_help import help_text
 from afa.config.tasks import TASKS, is_setting, load_task, task_name
-from afa.errors import AFAError, ConfigError, is_memory_error, one_line
+from afa.errors import AFAError, ConfigError, resource_error
 from afa.machine.launch import report_errors_once, require_single_process
 from afa.machine.signals import Program, Signals, StoppedError
 from afa.results.journal import discard_output, say
 
 _RESUMES = "; the same command resumes from the last checkpoint"
-_SMALLER = "use fewer or smaller images at a time (batch_size, image_size), or num_workers=0"
 _EPILOG = """\
 with a CONFIG, a HOCON file:
   python main.py hocon_config/demo/afa.hocon
@@ -93,9 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = f"{error.filename}: " if error.filename else ""
         return _fail([f"{path}{error.strerror or error}{'' if is_task else _RESUMES}"], 1)
     except (MemoryError, RuntimeError, ImportError) as error:
-        if not is_memory_error(error):
+        if not (line := resource_error(error)):
             raise
-        return _fail([f"not enough memory: {one_line(error)}; {_SMALLER}{'' if is_task else _RESUMES}"], 1)
+        return _fail([f"{line}{'' if is_task else _RESUMES}"], 1)
 
 
 def _fail(lines: Sequence[str], status: int) -> int:

@@ -15,9 +15,24 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Whether the system refused memory, or a thread, which needs some; torch raises no type of its own for it."""
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _MEMORY)
+def resource_error(error: Exception) -> str:
+    """On one line, that the GPU failed, or that memory was refused, or a thread, which needs some; else empty.
+
+    Errors of the GPU are recognised by the names of their types, because this module does not import torch. torch has
+    no type for the memory of the system.
+    """
+    text = str(error).lower()
+    if {kind.__name__ for kind in type(error).__mro__} & {"OutOfMemoryError", "AcceleratorError"}:
+        if "out of memory" not in text:
+            return f"the GPU failed: {one_line(error)}"
+        return (
+            f"the GPU has not enough memory ({one_line(error)}); use a smaller batch_size, "
+            "for a run together with another exp_id=<name> or overwrite=true"
+        )
+    if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
+        advice = "use fewer or smaller images at a time (batch_size, image_size), or num_workers=0"
+        return f"not enough memory: {one_line(error)}; {advice}"
+    return ""
 
 
 class AFAError(Exception):

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torchvision.models import resnet18
 
 from afa.config.settings import BackboneSettings, StageSettings
@@ -21,9 +24,11 @@ from afa.data.loaders import Batch, TrainLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import ConfigError
 from afa.machine.launch import Launch, read_launch
+from afa.machine.signals import StoppedError
+from afa.training import parallel
 from afa.training.engine import Learner, train_step
 from afa.training.learner import Start, build_learner
-from afa.training.parallel import join_processes
+from afa.training.parallel import communication_error, join_processes
 from tests.processes import CONTEXT
 from tests.ranks import Ranks, environment, free_port
 from tests.same import assert_the_same
@@ -130,6 +135,64 @@ def test_the_gradient_is_the_mean_over_the_processes(eleven, tmp_path):
         torch.set_default_dtype(torch.float32)
 
 
+NCCL = """NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, unhandled system error
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error.
+Last error:
+Error while creating shared memory segment /dev/shm/nccl-Yp2fGg, error: No space left on device (28)
+"""
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:47217"
+
+
+def test_the_cause_of_a_failed_communication_is_shown():
+    shown = "the processes of this run cannot communicate: {}; the same command resumes"
+    assert communication_error(dist.DistBackendError(NCCL)) == shown.format(NCCL.splitlines()[-1])
+    timeout = "Watchdog caught collective operation timeout"
+    assert communication_error(dist.DistError(timeout)) == shown.format(timeout)
+    assert "killed?" in communication_error(RuntimeError(GLOO))
+    assert communication_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
+    assert communication_error(OSError("connection")) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ConfigError("few"), 2), (torch.OutOfMemoryError("16 GiB"), 1), (StoppedError(15), 143)]
+)
+def test_after_an_error_a_program_does_not_shut_nccl_down(monkeypatch, error, status):
+    """NCCL may wait for processes that do not come."""
+    at_exit = [parallel._leave]
+    monkeypatch.setattr("atexit.unregister", at_exit.remove)
+    monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
+    monkeypatch.setattr("afa.machine.signals.Program.is_running", True)
+    processes = parallel.DistributedProcesses(Launch(), dist.HashStore())
+    with pytest.raises(type(error)), processes.report_errors_once():
+        raise error
+    assert at_exit == [(parallel._exit, status)]
+
+
+@pytest.mark.slow
+def test_after_an_error_no_process_waits_for_the_others(data_dir, tmp_path):
+    script = """
+import sys, time
+import torch.distributed
+from afa.command_line import main
+from afa.machine.signals import end_on_signals
+torch.distributed.destroy_process_group = lambda: time.sleep(600)
+end_on_signals()
+sys.exit(main(sys.argv[1:]))
+"""
+    port, processes = free_port(), []
+    for rank in range(2):
+        command = [sys.executable, "-c", script, *words_of(data_dir, tmp_path), "batch_size=1"]
+        variables = {**os.environ, **environment(rank, 2, port)}
+        processes.append(subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, cwd=ROOT))
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "".join(errors).count("2 processes, but batch_size: 1") == 1
+
+
 def test_sync_bn_needs_gpus():
     launch = Launch(rank=0, size=2)
     with pytest.raises(ConfigError, match="sync_bn: torch supports it for CUDA GPUs only"):
@@ -138,7 +201,13 @@ def test_sync_bn_needs_gpus():
 
 def run_in_two(data_dir: Path, out: Path, *extra: str) -> Ranks:
     """A run of two epochs of three steps: batches of 5, 5 and 2 images, 9 test images."""
-    words = [
+    return Ranks([*words_of(data_dir, out), *extra], out)
+
+
+def words_of(data_dir: Path, out: Path) -> list[str]:
+    """The command line of such a run."""
+    return [
+        TINY,
         f"target_data_dir={data_dir}",
         "target_dataset=tiny",
         f"outpath={out}",
@@ -154,7 +223,6 @@ def run_in_two(data_dir: Path, out: Path, *extra: str) -> Ranks:
         "num_workers=0",
         "report=false",
     ]
-    return Ranks([TINY, *words, *extra], out)
 
 
 @pytest.fixture

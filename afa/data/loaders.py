@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,8 +120,7 @@ class _Loader:
                 collate_fn=functools.partial(_read_batch, make_canvas=make_canvas),
                 num_workers=self._num_workers,
                 worker_init_fn=_set_up_worker,
-                # Otherwise, from Python 3.14 on, the workers are children of a server and outlive a killed run.
-                multiprocessing_context="fork" if self._num_workers and sys.platform == "linux" else None,
+                multiprocessing_context=self._worker_context() if self._num_workers else None,
                 pin_memory=self._pinned,
                 # Otherwise each epoch draws a seed from the global generator, and dropout depends on the cache.
                 generator=torch.Generator(),
@@ -148,6 +148,19 @@ class _Loader:
                 buffer = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
                 torch.index_select(self._canvases, 0, self._rows[indices], out=buffer)
                 yield buffer.to(self.device, non_blocking=True), None
+
+    def _worker_context(self) -> BaseContext | None:
+        """How workers are started on Linux: as forks of this process, or of a server.
+
+        NCCL, which several processes on GPUs have started by then, is not safe to fork.
+        """
+        if sys.platform != "linux":
+            return None
+        if self._pinned and self.world_size > 1:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])  # imported once, not by each worker
+            return context
+        return multiprocessing.get_context("fork")  # from Python 3.14 on, the default is the server
 
 
 @dataclass(eq=False)
@@ -222,11 +235,12 @@ def _read_batch(paths: Sequence[Path], make_canvas: MakeCanvas) -> tuple[Tensor,
 
 
 def _set_up_worker(worker: int) -> None:
-    """Let a worker end if a batch cannot be sent, for example because /dev/shm is full, and if its parent ends it.
+    """Let a worker end if a batch cannot be sent, for example because /dev/shm is full, or with its parent.
 
     multiprocessing would only print the error, and the training process would wait for the batch for ever. What a
     worker prints is of no use to the user.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # a server may have been started without the mask
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if sys.platform == "linux":
@@ -234,10 +248,15 @@ def _set_up_worker(worker: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End a worker on the SIGTERM that its parent sends when it exits, but not on one to the process group.
+    """End a worker if its parent is killed or, when it exits, sends SIGTERM; not on a SIGTERM to the process group.
 
-    Without it, the parent would wait for ever for workers of a loader that an exception keeps alive.
+    Without it, the parent would wait for ever for workers of a loader that an exception keeps alive. torch notices a
+    killed parent only if the worker is a fork of it.
     """
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    parent = multiprocessing.parent_process()
+    assert parent
+    while parent.is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
+        if received and received.si_pid == parent.pid:
+            break
     os._exit(0)

@@ -9,7 +9,7 @@ from afa.config.grid import Cell, Grid
 from afa.config.schema import check_dataset
 from afa.config.settings import Settings
 from afa.entry import run
-from afa.errors import AFAError, BusyError, ConfigError, one_line
+from afa.errors import AFAError, BusyError, ConfigError, one_line, resource_error
 from afa.grid.run_states import State, read_run_and_data, with_values_of
 from afa.grid.tables import write_tables
 from afa.method.catalogue import METHODS
@@ -117,7 +117,7 @@ def train(cells: Sequence[Cell]) -> int:
         except BusyError as error:
             _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
         except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
-            reason = "; ".join(error.lines) if isinstance(error, AFAError) else one_line(error)
+            reason = "; ".join(error.lines) if isinstance(error, AFAError) else resource_error(error) or one_line(error)
             failures.append(f"{title}: {reason}")
             _print(failures[-1])
     for line in failures:
@@ -144,8 +144,10 @@ def list_runs(cells: Sequence[Cell]) -> None:
         if is_first:
             try:
                 estimates[cell.group] = estimate_run(cell.run_settings())
-            except AFAError as error:
-                estimates[cell.group] = error.lines[0]
+            except (AFAError, RuntimeError) as error:
+                estimates[cell.group] = error.lines[0] if isinstance(error, AFAError) else resource_error(error)
+                if not estimates[cell.group]:
+                    raise
         estimate = estimates[cell.group]
         if isinstance(estimate, str):
             unknown += 1

@@ -7,6 +7,9 @@ gradients. The main process writes all files.
 import atexit
 import contextlib
 import hashlib
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, fields
@@ -21,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from afa.errors import AFAError, ConfigError, one_line
 from afa.machine.context import SINGLE_PROCESS, Processes
 from afa.machine.launch import Launch
-from afa.machine.signals import StoppedError
+from afa.machine.signals import Program, StoppedError
 from afa.training.engine import Learner
 
 T = TypeVar("T")
@@ -70,16 +73,15 @@ class DistributedProcesses(Processes):
     def report_errors_once(self) -> Generator[None]:
         try:
             yield
-        except (AFAError, StoppedError) as error:
-            if not self._is_first_to_fail():
-                error.lines = []
-            raise
-        except RuntimeError as error:
-            text = str(error).lower()
-            lost = isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection"))
-            if not lost:
+        except (Exception, KeyboardInterrupt) as error:
+            _leave_at_once(error)
+            if isinstance(error, AFAError | StoppedError):
+                if not self._is_first_to_fail():
+                    error.lines = []
                 raise
-            line = "another process of this run ended without an error message (killed?); the same command resumes"
+            line = communication_error(error)
+            if not line:
+                raise
             raise AFAError([line] if self._is_first_to_fail() else []) from None
 
     def _is_first_to_fail(self) -> bool:
@@ -163,6 +165,37 @@ def join_processes(launch: Launch, device: torch.device, *, sync_bn: bool) -> Pr
     return DistributedProcesses(launch, store)
 
 
+def communication_error(error: BaseException) -> str:
+    """What an error of torch.distributed means for the user, on one line; empty for other errors."""
+    text = str(error).lower()
+    if not isinstance(error, RuntimeError):
+        return ""
+    if "gloo" in text and any(word in text for word in ("closed by peer", "reset by peer", "broken pipe")):
+        return "another process of this run ended without an error message (killed?); the same command resumes"
+    if not (isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "nccl", "connection"))):
+        return ""
+    cause = RuntimeError(str(error).rpartition("Last error:")[2])  # NCCL's own message, which is the last one
+    return f"the processes of this run cannot communicate: {one_line(cause)}; the same command resumes"
+
+
 def _leave() -> None:
     with contextlib.suppress(RuntimeError):
         dist.destroy_process_group()
+
+
+def _leave_at_once(error: BaseException) -> None:
+    """After an error, let the command line end without ``_leave``: NCCL would wait for processes that do not come.
+
+    A Python program that handles the error continues.
+    """
+    atexit.unregister(_leave)
+    if Program.is_running:
+        status = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        atexit.register(_exit, getattr(error, "exit_status", status))  # called first, as it is registered last
+
+
+def _exit(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)

@@ -3,8 +3,10 @@
 import multiprocessing
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from afa.data.images import load_canvases, read_image
 from afa.data.loaders import Batch, TrainLoader
 from afa.data.transforms import Draws, Preprocessing, augment, draw_augmentation, draw_order, normalise
 from afa.errors import DataError
+from tests.processes import CONTEXT
 
 CPU = torch.device("cpu")
 MODES = ["default", "improved"]
@@ -51,6 +54,50 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
         for own, others in zip(ours, theirs, strict=True)
         for entry, other in zip(own, others, strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "start"), [(False, 1, "fork"), (False, 2, "fork"), (True, 1, "fork"), (True, 2, "forkserver")]
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started in the default way")
+def test_workers_are_not_forked_where_nccl_may_run(gpus, processes, start):
+    loader = SimpleNamespace(_pinned=gpus, world_size=processes)
+    assert TrainLoader._worker_context(loader).get_start_method() == start
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started in the default way")
+def test_workers_of_a_server_end_with_a_killed_run(folder, tmp_path):
+    script = f"""
+import multiprocessing, os, time, torch
+from afa.data.folders import scan_split
+from afa.data.loaders import TrainLoader
+from afa.data.transforms import Preprocessing
+from pathlib import Path
+TrainLoader._worker_context = lambda loader: multiprocessing.get_context("forkserver")
+common = dict(batch_size=5, seed=1, device=torch.device("cpu"), num_workers=2)
+loader = TrainLoader(scan_split(Path({str(folder.root)!r})), Preprocessing(32), **common)
+batches = loader.epoch(0)
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(600)
+"""
+    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    assert workers
+    assert all(map(is_running, workers))
+    run.kill()
+    run.wait()
+    until = time.monotonic() + 60
+    while any(map(is_running, workers)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    """Whether the process exists and is not a zombie, for which a container may have no parent."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -131,7 +178,11 @@ def test_a_bad_image_is_reported_in_the_main_process(folder: ImageFolder, worker
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not name the sender of a signal")
-def test_a_worker_ends_with_its_parent_and_not_with_its_group(folder: ImageFolder) -> None:
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_ends_with_its_parent_and_not_with_its_group(folder, monkeypatch, method) -> None:
+    context = CONTEXT if method == "forkserver" else multiprocessing.get_context(method)
+    monkeypatch.setattr(TrainLoader, "_worker_context", lambda loader: context)
+
     def start() -> tuple[Iterator[Batch], multiprocessing.process.BaseProcess]:
         others, batches = multiprocessing.active_children(), train_loader(folder, workers=1).epoch(0)
         next(batches)
