@@ -23,6 +23,12 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights and images do not depend on the tests that ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def convolutions_in_tf32(monkeypatch) -> list[bool]:
     """For each convolution of a batch so far, whether a GPU would round its factors to TF32."""

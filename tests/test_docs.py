@@ -52,7 +52,6 @@ def test_the_config_for_another_backbone_starts(words, tmp_path, capsys):
     config = tmp_path / "resnet18.hocon"
     config.write_text(re.search(r"```hocon\n(.*?)```", text, re.DOTALL)[1])
     shutil.copytree(ROOT / "hocon_config/shared", tmp_path / "shared")
-    torch.manual_seed(0)
     torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
     # Random weights and the config's learning rate can diverge within the dry run's steps.
     own = [f"source_weights={tmp_path / 'weights.pth'}", "lr=0.0001", "dry_run=true"]
