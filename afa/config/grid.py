@@ -26,10 +26,14 @@ class GridSettings:
     """The axes of a grid; keys of the block ``grid { }``."""
 
     networks: tuple[str, ...] = setting(
-        "names of networks: defined in the grid, or torchvision's; not set: base_model_name"
+        "names of networks, defined in the grid or torchvision's; not required if base_model_name is set"
     )
-    datasets: tuple[str, ...] = setting("names of data sets: defined in the grid, or folders; not set: target_dataset")
-    methods: tuple[str, ...] = setting("names of methods: defined in the grid, or a reg_type; not set: reg_type")
+    datasets: tuple[str, ...] = setting(
+        "names of data sets, defined in the grid or folders; not required if target_dataset is set"
+    )
+    methods: tuple[str, ...] = setting(
+        "names of methods, defined in the grid or values of reg_type; not required if reg_type is set"
+    )
     seeds: int = setting("number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000)
     name: str = setting("folder of the runs in outpath, which grids may share; empty: the file's name", default="")
     baseline: tuple[str, ...] = setting("methods that the report compares all others with, seed by seed", default=())

@@ -55,7 +55,8 @@ class DataSettings:
         "fraction of training images held out to select epoch and alpha; 0: none", default=0.0, low=0.0, high=0.9
     )
     validation_folder: str = setting(
-        "held-out images next to train, if validation_fraction is 0; empty: val, valid or validation if it exists",
+        "folder next to train with held-out images, if validation_fraction is 0; empty: val, valid or validation if it "
+        "exists",
         default="",
         pattern=r"(?!\.)[^/\\]*",
     )
@@ -90,7 +91,10 @@ class BackboneSettings:
 
     name: str = setting("torchvision's name of the network", key="base_model_name")
     task: str = setting(
-        "data set of the source weights", key="base_task", default="imagenet", choices=("imagenet", "places365")
+        "data set that the source weights were trained on",
+        key="base_task",
+        default="imagenet",
+        choices=("imagenet", "places365"),
     )
     source_weights: str = setting(
         "file; empty: torchvision's IMAGENET1K_V1; old key: pretrain_path", default="", names="file"
@@ -121,7 +125,8 @@ class StageSettings:
         choices=("released", "relative"),
     )
     search_alpha: tuple[float, ...] = setting(
-        "values of alpha to try on held-out images, each with all of search.lr; training uses the best",
+        "values of alpha to try on held-out images, each with every value of search.lr; training uses the best "
+        "combination",
         key="search.alpha",
         default=(),
         low=0.0,
@@ -131,14 +136,15 @@ class StageSettings:
     )
     learning_rate: float = setting("learning rate of backbone, head and attention", key="lr", default=0.01, low=0.0)
     search_lr: tuple[float, ...] = setting(
-        "learning rates to try, as search.alpha", key="search.lr", default=(), low=0.0
+        "learning rates to try, see search.alpha", key="search.lr", default=(), low=0.0
     )
     max_iter: int = setting("number of steps, rounded to complete epochs", default=4500, low=1)
     epochs: int = setting(
         "number of epochs; 0: use max_iter; default for L2-FE if neither is set: 10", default=0, low=0, high=1_000_000
     )
     schedule: str = setting(
-        "steplr: one drop at 0.67 of the epochs; coslr: cosine to 0; explr: exponential, one factor per 6 epochs; "
+        "steplr: multiplied once by gamma, at 0.67 of the epochs; coslr: cosine to 0; explr: exponential, by gamma in "
+        "6 epochs; "
         "default for L2-FE: explr",
         key="lr_scheduler",
         default="steplr",
@@ -155,7 +161,8 @@ class StageSettings:
         aliases=RELEASED_LOSSES,
     )
     class_weights: str = setting(
-        "weight of an image in the classification loss; balanced: inverse to the number of images of its class",
+        "weights of the images in the classification loss; none: equal; balanced: inversely proportional to the size "
+        "of the class",
         default="none",
         choices=("none", "balanced"),
     )
@@ -173,8 +180,8 @@ class StageSettings:
         "true: the source stays the pre-trained network in every stage (Table 10)", default=False
     )
     stage_start: str = setting(
-        "checkpoint of stage one, or of the run of pre_trained_path, that a stage starts from: best on the monitored "
-        "images, or last",
+        "checkpoint of stage one, or of the run in pre_trained_path, that a stage starts from: of the best or of the "
+        "last epoch",
         default="best",
         choices=("best", "last"),
     )
@@ -235,7 +242,7 @@ class RunSettings:
         default="",
         names="checkpoint",
     )
-    repeat: int = setting("number of seeds, trained one after another", default=1, low=1, high=1000)
+    repeat: int = setting("number of trainings with different seeds, one after another", default=1, low=1, high=1000)
     search_repeat: int = setting(
         "number of seeds for each combination of search.alpha and search.lr",
         key="search.repeat",
@@ -249,12 +256,15 @@ class RunSettings:
     quiet: bool = setting("print only errors; experiment.log contains everything", default=False, changes_result=False)
     test_every: int = setting("epochs between two evaluations; the last epoch is always evaluated", default=1, low=1)
     checkpoint_every: str = setting(
-        "interval of last.pth within an epoch, <n> steps or <n> minutes; it is also written after each epoch",
+        "interval at which last.pth is written within an epoch: <n> steps or <n> minutes; it is also written after "
+        "each epoch",
         default="10 minutes",
         pattern=r"[1-9]\d* (steps|minutes)",
         changes_result=False,
     )
-    overwrite: bool = setting("move a run of the same name aside and start again", default=False, changes_result=False)
+    overwrite: bool = setting(
+        "rename an earlier run of the same name and start a new one", default=False, changes_result=False
+    )
     dry_run: bool = setting(
         "check the run, time a few steps of each stage, keep no files", default=False, changes_result=False
     )

@@ -112,15 +112,16 @@ class PrepareSettings:
 
     prepare: str = setting("data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
     archive: str = setting(
-        "folder of the owner's files, or one of them; grocery_store: also a clone; from_folder: the folder of classes"
+        "folder of the downloaded files, or one of them; grocery_store: also a clone; from_folder: folder that "
+        "contains the classes"
     )
     target_data_dir: str = setting("folder that contains the data sets")
     target_dataset: str = setting(
-        "from_folder: name of the data set; empty: the folder's name", default="", pattern=r"(?!\.)[^/\\]*"
+        "from_folder: name of the data set; empty: name of the folder in archive", default="", pattern=r"(?!\.)[^/\\]*"
     )
     images_per_class: int = setting(
-        "caltech_256: training images per class, 10 to 60 in the paper, 0: 30; grocery_store: at most, the first ones "
-        "of train.txt, 0: all",
+        "training images per class; caltech_256: 10 to 60 in the paper, 0: 30; grocery_store: maximum, in the order of "
+        "train.txt, 0: all",
         default=0,
         low=0,
         high=60,

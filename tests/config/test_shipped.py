@@ -57,7 +57,7 @@ def test_help_prints_the_keys_with_their_defaults_and_meanings(capsys):
     assert "\n  input                required             an image, a folder of images" in capsys.readouterr().out
     assert main(["help", "lr_scheduler", "mode"]) == 0
     text = capsys.readouterr().out
-    assert "lr_scheduler: steplr: one drop" in text
+    assert "lr_scheduler: steplr: multiplied once by gamma" in text
     assert "\n  default: steplr\n  values: steplr, coslr, explr" in text
     assert text.count("\nmode: ") == 2  # of a run, and of a grid
     assert main(["help", "learning"]) == 2
