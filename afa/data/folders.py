@@ -227,9 +227,11 @@ def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str
         and 2 * len(nested) >= len(images)
         and all(2 * len(shared & set(names)) > len(names) for names in nested.values())
     ):
+        are_named = {folder.name for folder in nested} <= {"train", "test", *VALIDATION}
+        rename = "" if are_named else "name them train and test, and "
         raise DataError(
             f"{root}: {titles} are not classes: they contain the same folders ({_first_few(shared)}) and no image "
-            f"themselves; if they are splits, name them train and test, and train with target_data_dir={root.parent} "
+            f"themselves; if they are splits, {rename}train with target_data_dir={root.parent} "
             f"target_dataset={root.name}; otherwise move the images of each class to its own folder"
         )
     several = [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]

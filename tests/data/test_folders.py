@@ -95,7 +95,10 @@ def test_folders_that_are_not_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "split/Valid/c/3.jpg").unlink()
     (line,) = lines_of(scan_split, tmp_path / "split")
     assert "TEST, Train, Valid are not classes: they contain the same folders (a, b, c) and no image themselves" in line
-    assert f"train with target_data_dir={tmp_path} target_dataset=split" in line
+    assert f"name them train and test, and train with target_data_dir={tmp_path} target_dataset=split" in line
+    touch(tmp_path, *(f"named/{split}/{name}" for split in ("train", "val") for name in names))
+    (line,) = lines_of(scan_split, tmp_path / "named")
+    assert f"if they are splits, train with target_data_dir={tmp_path} target_dataset=named" in line
     touch(tmp_path, *(f"deep/images/all/{name}" for name in names))
     (line,) = lines_of(scan_split, tmp_path / "deep")
     assert f"the classes seem to be in {tmp_path}/deep/images/all (a, b, c): move them to {tmp_path}/deep" in line
