@@ -25,15 +25,16 @@ from afa.networks.ablation import ChannelAblation
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
 from afa.results.outcomes import format_table
+from afa.training.numerics import products_in_tf32
 
 CLASSES = 100
 
 
-def clock() -> float:
-    """CPU seconds of this process, which exclude other programs of the machine; with a GPU, wall-clock seconds."""
-    if not torch.cuda.is_available():
+def clock(device: torch.device) -> float:
+    """CPU seconds of this process, which exclude other programs of the machine; on a GPU, wall-clock seconds."""
+    if device.type == "cpu":
         return time.process_time()
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
@@ -48,6 +49,7 @@ def naive_increase(network: nn.Module, layer: str, channel: int, images: Tensor,
     return loss
 
 
+@products_in_tf32(False)
 def time_layer(network: nn.Module, layer: str, channels: int, images: Tensor, labels: Tensor) -> dict:
     """Seconds per channel both ways, measured on ``channels`` channels, and the difference of the results.
 
@@ -59,20 +61,20 @@ def time_layer(network: nn.Module, layer: str, channels: int, images: Tensor, la
     naive, cut, differences = [], [], []
     with torch.inference_mode():
         loss = F.cross_entropy(network(images), labels)
-    began = clock()
+    began = clock(images.device)
     chunks = ablation.increases(images, labels)
     first = next(chunks)  # includes the shared work
-    first_seconds = clock() - began
+    first_seconds = clock(images.device) - began
     done = 0
     while done < channels:
-        began = clock()
+        began = clock(images.device)
         chunk = next(chunks)
-        cut.append((clock() - began) / len(chunk))
+        cut.append((clock(images.device) - began) / len(chunk))
         start = len(first) + done
         for index in range(min(len(chunk), channels - done)):
-            began = clock()
+            began = clock(images.device)
             ablated = naive_increase(network, layer, start + index, images, labels)
-            naive.append(clock() - began)
+            naive.append(clock(images.device) - began)
             differences.append(abs(float(ablated - loss) - float(chunk[index])) / float(loss))
         done += len(chunk)
     each = statistics.median(cut)

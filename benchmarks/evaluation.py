@@ -30,6 +30,7 @@ from afa.machine.device import keep_freed_memory
 from afa.networks.features import FeatureNetwork
 from afa.results.outcomes import format_table
 from afa.training.engine import predict, score
+from afa.training.numerics import products_in_tf32
 
 BATCH = 64
 PASSES = {"network alone": 0, "one view, warm": 1, "ten views, warm": 10}
@@ -46,12 +47,13 @@ def build_textbook(arguments: argparse.Namespace, folder: Path, views: int) -> W
     """One pass of the textbook over the files; with 0 views, over one batch on the device."""
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # the textbook uses 4 on any machine
     network = network_of(arguments.network, arguments.device)
+    evaluate = products_in_tf32(False)(textbook.evaluate)  # a decorator, which forbids torch's default on GPUs
     if views:
         loader = textbook.test_loader(folder, BATCH, ten_crops=views == 10)
-        return lambda: textbook.evaluate(network, loader, arguments.device)
+        return lambda: evaluate(network, loader, arguments.device)
     images, labels = one_batch(torch.contiguous_format)
     batch = images.to(arguments.device), labels
-    return lambda: textbook.evaluate(network, [batch], arguments.device)
+    return lambda: evaluate(network, [batch], arguments.device)
 
 
 def build_ours(arguments: argparse.Namespace, folder: Path, views: int) -> Work:

@@ -1,7 +1,7 @@
 """Time a training step with images already on the device: AFA, the textbook, and the limit.
 
 The *limit* is a training step of the target alone in channels_last (cross-entropy, fused SGD) and a plain
-channels_last forward pass of the source up to its last aligned layer, without any method.
+channels_last forward pass of the source up to its last aligned layer, without any method, in the precision of AFA.
 
     python benchmarks/step.py                                             # MobileNetV2 and ResNet-101, AST and ACT
     python benchmarks/step.py --device cuda --precision bf16 --compile    # on a GPU: batch 64, 20 repeats
@@ -25,8 +25,9 @@ from afa.machine.device import keep_freed_memory
 from afa.networks.backbones import BACKBONES
 from afa.networks.build import build_network
 from afa.results.outcomes import format_table
-from afa.training.engine import train_step
+from afa.training.engine import Learner, train_step
 from afa.training.learner import Start, build_learner
+from afa.training.numerics import Precision, products_in_tf32
 
 CLASSES = 120
 ALPHA = {"ast": 1e-4, "act": 1e-4}  # small: with random weights the maps differ more than those of trained networks
@@ -51,13 +52,12 @@ def build_textbook(arguments: argparse.Namespace, backbone: str, method: str) ->
     images, labels = batch_of(arguments, torch.contiguous_format)
     networks = [network_of(backbone, arguments.device) for _ in range(2)]
     trainer = textbook.Trainer(*networks, BACKBONES[backbone].aligned_layers, method, ALPHA[method], arguments.size)
-    return lambda: trainer.step(images, labels)
+    step = products_in_tf32(False)(trainer.step)  # a decorator, which forbids torch's default on GPUs
+    return lambda: step(images, labels)
 
 
-def build_ours(arguments: argparse.Namespace, backbone: str, method: str) -> Work:
-    """One step of AFA."""
-    keep_freed_memory(arguments.device)  # as a run does
-    images, labels = batch_of(arguments, torch.channels_last)
+def learner_of(arguments: argparse.Namespace, backbone: str, method: str) -> Learner:
+    """What AFA trains."""
     learner = build_learner(
         BackboneSettings(backbone),
         StageSettings(method, alpha=ALPHA[method]),
@@ -66,29 +66,44 @@ def build_ours(arguments: argparse.Namespace, backbone: str, method: str) -> Wor
         image_size=arguments.size,
         seed=1,
         device=arguments.device,
-        compute=ComputeSettings(precision=arguments.precision, compile=arguments.compile),
+        compute=ComputeSettings(
+            precision=arguments.precision, compile=arguments.compile, channels_last=arguments.channels_last
+        ),
     )
     learner.target.train()
+    return learner
+
+
+def build_ours(arguments: argparse.Namespace, backbone: str, method: str) -> Work:
+    """One step of AFA."""
+    keep_freed_memory(arguments.device)  # as a run does
+    images, labels = batch_of(arguments, torch.channels_last)
+    learner = learner_of(arguments, backbone, method)
     return lambda: train_step(learner, images, labels)
 
 
 def build_limit(arguments: argparse.Namespace, backbone: str) -> Work:
-    """One step without a method."""
+    """One step without a method, on the layout, in the precision and with the compiler of AFA."""
     keep_freed_memory(arguments.device)
-    layout = torch.channels_last
+    layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    precision = Precision(arguments.precision, arguments.device)
     images, labels = batch_of(arguments, layout)
     target = network_of(backbone, arguments.device).to(memory_format=layout).train()
     layers = list(BACKBONES[backbone].aligned_layers)
     source = create_feature_extractor(network_of(backbone, arguments.device).eval(), layers)
     source = source.to(memory_format=layout).eval()
     optimizer = torch.optim.SGD(target.parameters(), lr=0.01, momentum=0.9, fused=True)
+    forward = torch.compile(target, dynamic=False) if arguments.compile else target
 
     def step() -> None:
-        with torch.no_grad():
-            source(images)
-        optimizer.zero_grad()
-        F.cross_entropy(target(images), labels).backward()
-        optimizer.step()
+        with precision.products():  # torch's default for convolutions on a GPU is TF32
+            with precision.autocast():
+                with torch.no_grad():
+                    source(images)
+                logits = forward(images)
+            optimizer.zero_grad()
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
 
     return step
 
@@ -117,8 +132,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=["mobilenet_v2", "resnet101"])
     parser.add_argument("--methods", nargs="+", default=["ast", "act"], choices=["ast", "act"])
     parser.add_argument("--device", default="cpu", type=torch.device)
-    parser.add_argument("--precision", default="fp32", help="of AFA; the other sides keep fp32")
-    parser.add_argument("--compile", action="store_true", help="compile the target of AFA")
+    parser.add_argument("--precision", default="fp32", help="of AFA and the limit; the textbook keeps fp32")
+    parser.add_argument("--compile", action="store_true", help="compile the target of AFA and of the limit")
+    parser.add_argument("--no-channels-last", dest="channels_last", action="store_false")
     parser.add_argument("--batch", type=int, help="default: 32 on a CPU, where ResNet-101 needs 20 GiB; 64 on a GPU")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, help="default: 3 on a CPU, 20 on a GPU")
