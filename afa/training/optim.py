@@ -46,7 +46,7 @@ def start_momentum(optimizer: Optimizer, *step: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
-            if group["momentum"] and "momentum_buffer" not in state:
+            if group["momentum"] and state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
 
 

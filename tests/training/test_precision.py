@@ -76,9 +76,10 @@ def uninitialised_is_nan():
 def test_after_steps_that_overflow_in_fp16_the_first_step_is_that_of_plain_sgd(learner_with, resumed):
     learner = learner_with(precision="fp16")
     optimizer = learner.optimizer
-    if resumed:  # from a checkpoint of an earlier version, which had no momentum before the first step
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if resumed:  # from a checkpoint without momentum
+        state = {index: {"momentum_buffer": None} for index in range(len(trained))}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     start = [parameter.detach().clone() for parameter in trained]
     step, overflows = first_accepted(learner)
     assert overflows > 0
