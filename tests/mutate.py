@@ -1,8 +1,12 @@
-"""Files and configs changed at random, seeded."""
+"""Files, configs and checkpoints changed at random, seeded."""
 
 import json
+import math
 import random
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 
 def mutated_bytes(content: bytes, chance: random.Random) -> bytes:
@@ -76,3 +80,31 @@ def _mutated_line(line: str, chance: random.Random, lines: Sequence[str]) -> lis
             return [json.dumps(line)]
         case _:
             return [f"{key}= {chance.choice(VALUES)}"]
+
+
+ENTRIES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 10**9, 2**63, -0.5, 1e300, math.inf, math.nan),
+    *("", "x", "\x1b[2J\n", "a" * 10_000, "/dev/zero", [], {}, [[]], {"x": 1}, {1: 2}, [1] * 1000),
+    *(torch.tensor(1.0), torch.zeros(0), torch.zeros(3, 1), torch.ones(2, 2), torch.full((3,), math.nan)),
+    *(torch.zeros(3, dtype=torch.int8), torch.zeros(3, dtype=torch.complex64)),
+)
+
+
+def mutated_content(content: dict[str, Any], chance: random.Random) -> None:
+    """Replace or remove one entry of nested dictionaries and lists, in place."""
+    holder: Any = content
+    while True:
+        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+        nested = [key for key in keys if isinstance(holder[key], dict | list) and holder[key]]
+        key = chance.choice(nested if nested and chance.random() < 0.5 else keys)
+        if key not in nested or chance.random() < 0.1:
+            break
+        holder = holder[key]
+    old = holder[key]
+    if chance.random() < 0.1:
+        del holder[key]
+    elif isinstance(old, torch.Tensor) and chance.random() < 0.5:
+        changes = (old[..., None], old.flatten()[:1], old.to(torch.int8), old.double(), old * math.nan, old.to("meta"))
+        holder[key] = chance.choice(changes)
+    else:
+        holder[key] = chance.choice(ENTRIES)

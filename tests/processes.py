@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "afa.command_line", "afa.commands.algorithm"])
+PRELOADED = ("torch", "afa.command_line", "afa.commands.algorithm")
+CONTEXT.set_forkserver_preload(list(PRELOADED))
 
 
 def _run(words: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
@@ -36,10 +37,12 @@ class Program:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = 120) -> int:
         """The exit status; minus the signal that killed it."""
-        self._process.join(timeout=120)
-        assert self._process.exitcode is not None, "still at work after two minutes"
+        self._process.join(timeout=seconds)
+        if self._process.exitcode is None:
+            self.end()
+            raise AssertionError(f"still at work after {seconds:.0f} seconds")
         return self._process.exitcode
 
     @property

@@ -1,8 +1,10 @@
-"""Whether two runs are the same: weights, optimiser, logs, scalars."""
+"""Whether two runs are the same: weights, optimiser, logs, scalars, results and tables."""
 
 import functools
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,8 +31,25 @@ def scalars(stage: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def figures(path: Path) -> Any:
+    """Content of ``result.json`` or ``stage.json`` without times, speeds and what names the run."""
+
+    def of(values: Any) -> Any:
+        own = ("run", "environment", "table", "images_per_second", "seconds", "folder", "start")
+        if isinstance(values, dict):
+            return {name: of(value) for name, value in values.items() if name not in own}
+        return [of(value) for value in values] if isinstance(values, list) else values
+
+    return of(json.loads(path.read_text()))
+
+
+def table(path: Path) -> str:
+    """A CSV file without the folders of the images."""
+    return re.sub("^[^,]*/", "", path.read_text(), flags=re.MULTILINE)
+
+
 def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
-    """Weights, optimiser, logs and scalars of every stage."""
+    """Weights, optimiser, logs, scalars, results and tables of every stage, and the results of the run."""
     stages = sorted(path.parent.relative_to(whole) for path in whole.rglob("log.txt"))
     assert stages
     for stage in stages:
@@ -48,3 +67,6 @@ def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
                 assert list(mine) == list(theirs)
                 assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
     assert not log or told(run) == told(whole)
+    for path in sorted(path.relative_to(whole) for name in ("*.csv", "*.json") for path in whole.rglob(name)):
+        read = table if path.suffix == ".csv" else figures
+        assert read(run / path) == read(whole / path), path

@@ -1,20 +1,22 @@
 """Thousands of damaged files: checkpoints, configs, images, JSON, each read or refused in one clean line.
 
-    python tests/campaigns/mutations.py [--share 1.0] [--seed 1] [--out runs/campaigns]
+    python tests/campaigns/mutations.py [--share 1.0] [--seed 1] [--only HOCON image] [--out runs/campaigns]
 
-Anything else, an exception that is not the program's own or a message of several lines, is a
-failure, and the exit status 1. ``--share 0.1`` tries a tenth.
+Anything else, an exception that is not the program's own, a message of several lines, a crash by a
+signal or a minute without a step, is a failure, and the exit status 1. ``--share 0.1`` tries a tenth,
+``--only`` the kinds of files whose name contains one of the words.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,8 @@ from afa.networks.build import build_network, load_backbone  # noqa: E402
 from afa.networks.weights import load_file_safely, state_dict_of  # noqa: E402
 from afa.results.outcomes import StageResult  # noqa: E402
 from afa.training.checkpoint import load_checkpoint  # noqa: E402
-from tests.mutate import mutated_bytes, mutated_config  # noqa: E402
-from tests.processes import Program  # noqa: E402
+from tests.mutate import mutated_bytes, mutated_config, mutated_content  # noqa: E402
+from tests.processes import CONTEXT, PRELOADED, Program  # noqa: E402
 from tests.same import assert_the_same  # noqa: E402
 
 CHANNELS = (32, 64, 96, 320)
@@ -66,13 +68,15 @@ lr_scheduler = steplr
 class Campaign:
     """Outcomes of each kind of file, and the failures."""
 
-    def __init__(self, folder: Path, *, share: float, seed: int) -> None:
-        self.folder, self.share, self.seed = folder, share, seed
+    def __init__(self, folder: Path, *, share: float, seed: int, only: Sequence[str] = ("",)) -> None:
+        self.folder, self.share, self.seed, self.only = folder, share, seed, only
         self.outcomes: dict[str, Counter[str]] = {}
         self.failures: list[str] = []
 
     def attempt(self, kind: str, times: int, one: Callable[[random.Random], str]) -> None:
         """``one`` returns "read" or "refused in one line", or raises AFAError, which is the latter."""
+        if not any(word in kind for word in self.only):
+            return
         counts = self.outcomes.setdefault(kind, Counter())
         for number in range(max(int(times * self.share), 1)):
             try:
@@ -128,16 +132,14 @@ def checkpoints(campaign: Campaign, words: list[str]) -> None:
 
     def unlisted(chance: random.Random) -> str:
         path = campaign.folder / "last.pth"
-        # The values are nearly all of the file and any of them is good: mutate what describes them.
-        place = chance.choice((0, len(kept) - 60_000))
-        path.write_bytes(kept[:place] + mutated_bytes(kept[place : place + 60_000], chance) + kept[place + 60_000 :])
+        path.write_bytes(mutated_description(kept, chance))
         load_checkpoint(path)
         return "read"
 
     (campaign.folder / "listed").mkdir()
     shutil.copy(whole / "check_point/SHA256SUMS", campaign.folder / "listed")
     campaign.attempt("last.pth with its SHA-256", 300, listed)
-    campaign.attempt("last.pth without", 1500, unlisted)
+    campaign.attempt("last.pth without its SHA-256", 1500, unlisted)
 
     def resumed(chance: random.Random) -> str:
         """Run on from a damaged last.pth to the end of an undisturbed run."""
@@ -155,7 +157,57 @@ def checkpoints(campaign: Campaign, words: list[str]) -> None:
         assert_the_same(run, whole)
         return "read"
 
-    campaign.attempt("last.pth of a run that goes on", 30, resumed)
+    campaign.attempt("last.pth of a run that is resumed", 30, resumed)
+
+
+def uses_of_a_checkpoint(campaign: Campaign, words: list[str]) -> None:
+    """Every command that reads a checkpoint, with one whose bytes or entries were changed, and without its digest."""
+    outpath, work = campaign.folder / "runs", campaign.folder / "work"
+    folder = outpath / "whole/check_point"
+    image = next((campaign.folder / "data").rglob("*.png"))
+    commands = {
+        "predict": ["mode=predict", "pre_trained_path=best.pth", f"input={image}", "output=out", "gpu_id=cpu"],
+        "export": ["mode=export", "pre_trained_path=best.pth", "format=safetensors", "output=out"],
+        "visualize": ["mode=visualize", "pre_trained_path=best.pth", f"input={image}", "output=out", "gpu_id=cpu"],
+        "eval": [str(campaign.folder / "whole.hocon"), *words, "mode=eval", "pre_trained_path=best.pth", "exp_id=eval"],
+        "resume": [str(campaign.folder / "whole.hocon"), *words, "exp_id=resumed"],
+    }
+    for name, command in commands.items():
+
+        def use(chance: random.Random, name: str = name, command: Sequence[str] = command) -> str:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+            path, run = work / "best.pth", work / "resumed"
+            if name == "resume":
+                shutil.copytree(outpath / "whole", run)
+                for left in ("result.json", "stage.json", "check_point/SHA256SUMS", "check_point/previous.pth"):
+                    (run / left).unlink()
+                path = run / "check_point/last.pth"
+            whole = (folder / path.name).read_bytes()
+            if chance.random() < 0.3:
+                path.write_bytes(mutated_description(whole, chance))
+            else:
+                content = torch.load(folder / path.name, weights_only=True)
+                mutated_content(content, chance)
+                torch.save(content, path)
+            places = [word.replace("=best.pth", f"={path}").replace("=out", f"={work / 'out'}") for word in command]
+            program = Program([*places, f"outpath={work}"] if name in ("eval", "resume") else places, work)
+            return outcome_of(program, program.wait())
+
+        campaign.attempt(f"checkpoint without its SHA-256, {name}", 50, use)
+
+
+def outcome_of(program: Program, status: int) -> str:
+    """The outcome of a program that has ended; raises ValueError if it was killed or printed several lines."""
+    if status < 0 or (status > 0 and len(program.errors.splitlines()) != 1):
+        raise ValueError(f"exit status {status}: {program.errors}")
+    return "refused in one line" if status > 0 else "read"
+
+
+def mutated_description(whole: bytes, chance: random.Random) -> bytes:
+    """A mutated .pth file. The values are nearly all of it and any of them is good: what describes them is changed."""
+    place = chance.choice((0, len(whole) - 60_000))
+    return whole[:place] + mutated_bytes(whole[place : place + 60_000], chance) + whole[place + 60_000 :]
 
 
 def source_weights(campaign: Campaign) -> None:
@@ -203,23 +255,23 @@ def configs(campaign: Campaign, words: list[str]) -> None:
         file.write_text(mutated_config(CONFIG, chance), encoding="utf-8")
         load_settings(file, [*words, f"outpath={folder}", "exp_id=run"])
         program = Program([str(file), *words, f"outpath={folder}", "exp_id=run"], folder)
-        status = first_outcome(program, folder / "run/experiment.log")
-        if status > 0 and len(program.errors.splitlines()) != 1:
-            raise ValueError(program.errors)
-        return "refused in one line" if status > 0 else "read"
+        return outcome_of(program, first_outcome(program, folder / "run/experiment.log"))
 
-    campaign.attempt("HOCON, run for a step", 300, run)
+    campaign.attempt("HOCON, run for one step", 300, run)
 
 
 def first_outcome(program: Program, log: Path) -> int:
-    """The exit status, or 0 from the first step on that the log tells, or when a minute has gone without a failure."""
+    """The exit status, minus the signal after a crash; 0 after the first step. A minute without one is a failure."""
     until = time.monotonic() + 60
     while time.monotonic() < until and program.status is None:
         if log.exists() and " step " in log.read_text():
             break
         time.sleep(0.02)
     else:
-        return program.status or 0
+        if program.status is None:
+            program.end()
+            raise ValueError("a minute without a step")
+        return program.status
     program.end()
     return 0
 
@@ -266,6 +318,7 @@ def parts(campaign: Campaign) -> Iterator[Callable[[], None]]:
     """The kinds of files in order; the later ones use what the first made."""
     words = small_data(campaign.folder / "data")
     yield lambda: checkpoints(campaign, words)
+    yield lambda: uses_of_a_checkpoint(campaign, words)
     yield lambda: source_weights(campaign)
     yield lambda: configs(campaign, words)
     yield lambda: images(campaign)
@@ -277,12 +330,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", default=[""])
     parser.add_argument("--out", type=Path, default=ROOT / "runs/campaigns")
     words = parser.parse_args()
-    folder = words.out.resolve() / time.strftime("mutations-%Y%m%d-%H%M%S")
+    folder = words.out.resolve() / time.strftime(f"mutations-%Y%m%d-%H%M%S-{os.getpid()}")
     folder.mkdir(parents=True)
     torch.set_num_threads(1)
-    campaign = Campaign(folder, share=words.share, seed=words.seed)
+    CONTEXT.set_forkserver_preload([*PRELOADED, "afa.inference.predictions", "afa.report.visualization"])
+    campaign = Campaign(folder, share=words.share, seed=words.seed, only=words.only)
     for part in parts(campaign):
         part()
     text = campaign.table()
