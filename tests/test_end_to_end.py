@@ -12,7 +12,7 @@ import torch
 
 from afa.command_line import main
 from afa.networks.build import build_network
-from afa.training import learner
+from afa.training import learner, loop
 from afa.training.checkpoint import load_checkpoint
 
 CONFIGS = Path("hocon_config")
@@ -137,8 +137,6 @@ def test_workers_and_cache_do_not_change_the_weights(words, tmp_path, other):
 def test_a_run_that_was_cut_short_goes_on_and_ends_the_same(words, tmp_path, monkeypatch):
     command = ["tests/tiny.hocon", *words, "alpha=0.01", "max_iter=9"]
     assert main([*command, "exp_id=whole"]) == 0
-
-    from afa.training import loop
 
     write_log = loop.write_log
 
@@ -304,6 +302,19 @@ def test_held_out_images_select_and_the_test_images_are_scored_at_the_end(words,
     assert stage["selected_on"] == result["selected_on"] == "held_out"
     assert stage["best"]["selection_top1"] * 3 % 100 == pytest.approx(0, abs=1e-6)  # three held-out images
     assert stage["best"]["test_top1"] * 9 % 100 == pytest.approx(0, abs=1e-6)  # nine test images
+
+
+def test_the_test_images_are_scored_only_after_the_selection(words, monkeypatch):
+    scored, score_split = [], loop.score_split
+
+    def recorded(target, stage, split, context):
+        scored.append({path.parts[-3] for path in split.folder.paths})
+        return score_split(target, stage, split, context)
+
+    monkeypatch.setattr(loop, "score_split", recorded)
+    command = ["tests/tiny.hocon", *words, "alpha=0.01", "exp_id=run", "validation_fraction=0.25", "batch_size=3"]
+    assert main(command) == 0
+    assert scored == [{"train"}] * 2 + [{"test"}] * 2  # held-out images at two epochs; both checkpoints
 
 
 def test_a_last_batch_that_batch_norm_cannot_use_is_reported_before_training(words, capsys):

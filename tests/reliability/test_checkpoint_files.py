@@ -39,19 +39,23 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(words, undisturbed, cut,
 
 
 def test_killed_after_damage_the_intact_checkpoint_is_kept(words, undisturbed, cut, monkeypatch):
-    """The next save must not put the damaged file in the whole one's place for a moment. Leftovers do no harm."""
+    """The next save must not keep the damaged file in place of the intact one. Leftovers do no harm."""
     tear(cut / "run/check_point/last.pth")
     for name in ("last.pth", "previous.pth", "best.pth", "SHA256SUMS"):
         (cut / "run/check_point" / f"{name}.tmp").write_bytes(b"half a")
     for name in ("log.txt", "settings.log", "stage.json", "result.json"):
         (cut / "run" / f"{name}.tmp").write_bytes(b"half a")
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    replace = Path.replace
+
+    def die_before_last(path: Path, target: Path) -> Path:
+        if Path(target).name == "last.pth":  # after the previous file was kept
+            raise KeyboardInterrupt
+        return replace(path, target)
 
     command = [*commands(words, cut)["one"], "checkpoint_every=1 steps"]
     with monkeypatch.context() as patch:
-        patch.setattr("afa.files._sync", die)
+        patch.setattr(Path, "replace", die_before_last)
         assert main(command) == 130
     assert load_checkpoint(cut / "run/check_point/previous.pth").training["step"] == 2
     assert main(command) == 0
