@@ -6,8 +6,9 @@ import hashlib
 import itertools
 import os
 import random
+import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +131,10 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
     if train.classes != test.classes:
         name = test.root.name
         only = {"train": set(train.classes) - set(test.classes), name: set(test.classes) - set(train.classes)}
-        names = "; ".join(f"only in {name}: {_first_few(classes)}" for name, classes in only.items() if classes)
+        # Names that look the same may differ in spaces or in the Unicode form of an accent.
+        looks = [{unicodedata.normalize("NFC", each.strip()) for each in classes} for classes in only.values()]
+        shown: Callable[[str], str] = ascii if looks[0] & looks[1] else str
+        names = "; ".join(f"only in {k}: {_first_few(map(shown, classes))}" for k, classes in only.items() if classes)
         raise DataError(f"{root}: train and {name} have different classes; {names}")
     if len(train.classes) == 1:
         raise DataError(f"{root}: a single class, {train.classes[0]}; at least two are needed")
@@ -198,25 +202,27 @@ def scan_split(root: Path) -> ImageFolder:
 
 
 def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str]:
-    """A line about class folders that contain several folders and no image themselves, if there are any.
+    """Lines about class folders whose images are in several folders, and about images of the same name in one of them.
 
     Raises:
         DataError: they are not classes, but splits, or a folder of the classes.
     """
+    deep = {folder: [path for path in paths if path.parent != folder] for folder, paths in images.items()}
+    # A few images in the folder itself may be overviews of its classes.
     nested = {
-        folder: _first_names(folder, paths)
+        folder: _first_folders(folder, deep[folder])
         for folder, paths in images.items()
-        if not any(path.parent == folder for path in paths)
+        if deep[folder] and len(paths) - len(deep[folder]) <= len(deep[folder]) // 10
     }
     if len(images) == len(nested) == 1:
         ((folder, names),) = nested.items()
-        (paths,) = images.values()
+        (paths,) = deep.values()
         while len(names) == 1 and not any(path.parent == folder / names[0] for path in paths):
             folder /= names[0]
-            names = _first_names(folder, paths)
+            names = _first_folders(folder, paths)
         raise DataError(
-            f"{root}: its only folder, {next(iter(nested)).name}, contains no image itself; the classes seem to be in "
-            f"{folder} ({_first_few(names)}): move them to {root}, or use {folder} instead"
+            f"{root}: its only folder, {next(iter(nested)).name}, contains folders instead of images; the classes seem "
+            f"to be in {folder} ({_first_few(names)}): move them to {root}, or use {folder} instead"
         )
     counts = Counter(itertools.chain(*nested.values()))
     shared = {name for name, count in counts.items() if count > 1}
@@ -230,17 +236,24 @@ def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str
         are_named = {folder.name for folder in nested} <= {"train", "test", *VALIDATION}
         rename = "" if are_named else "name them train and test, and "
         raise DataError(
-            f"{root}: {titles} are not classes: they contain the same folders ({_first_few(shared)}) and no image "
-            f"themselves; if they are splits, {rename}train with target_data_dir={root.parent} "
+            f"{root}: {titles} are not classes: they contain the same folders ({_first_few(shared)}) instead of "
+            f"images; if they are splits, {rename}train with target_data_dir={root.parent} "
             f"target_dataset={root.name}; otherwise move the images of each class to its own folder"
         )
     several = [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]
-    return [f"{root}: one class each, although they contain only folders: {_first_few(several)}"] if several else []
+    lines = [f"{root}: one class each, although their images are in folders: {_first_few(several)}"] if several else []
+    above = {(folder, path.stem) for folder, paths in images.items() for path in paths if path.parent == folder}
+    if twins := [path for folder, paths in deep.items() for path in paths if (folder, path.stem) in above]:
+        lines.append(
+            f"{root}: {len(twins)} images have the name of another image of their class, for example {twins[0]}; "
+            "remove them if they are thumbnails"
+        )
+    return lines
 
 
-def _first_names(folder: Path, paths: Sequence[Path]) -> list[str]:
-    """Names of the files and folders in ``folder`` on the way to the images ``paths``."""
-    return sorted({path.relative_to(folder).parts[0] for path in paths})
+def _first_folders(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Names of the folders in ``folder`` on the way to the images ``paths``."""
+    return sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder})
 
 
 def _check_links(*folders: ImageFolder) -> None:

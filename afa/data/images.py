@@ -10,7 +10,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from afa.errors import DataError
 
@@ -104,7 +104,7 @@ def is_image(path: Path) -> bool:
 def describe_lost_pixels(paths: Sequence[Path], background: str, grey_range: str) -> list[str]:
     """Lines about pixels that differ from what the eye sees, of a sample of the images, if many have such pixels."""
     sample = [paths[index * len(paths) // _SAMPLE] for index in range(_SAMPLE)] if len(paths) > _SAMPLE else paths
-    transparent, deep, extremes = 0, 0, list[tuple[int, int]]()
+    transparent, deep, rotated, extremes = 0, 0, 0, list[tuple[int, int]]()
     for path in sample:
         with contextlib.suppress(Exception), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.mode.startswith("I"):
@@ -115,6 +115,7 @@ def describe_lost_pixels(paths: Sequence[Path], background: str, grey_range: str
                 transparent += sum(hidden) > image.width * image.height / 100
             elif ";16" in str(image.tile):  # Pillow keeps the upper 8 of the 16 bits of a colour
                 deep += bool(np.asarray(image.convert("RGB")).max() < _FLAT // 256)
+            rotated += image.getexif().get(ExifTags.Base.Orientation, 1) > 1
     many = max(len(sample) / 20, 1)
     lines = []
     if transparent >= many and not background:
@@ -130,6 +131,11 @@ def describe_lost_pixels(paths: Sequence[Path], background: str, grey_range: str
         )
     if deep >= many:
         lines.append(f"{deep} of {len(sample)} images have dark 16-bit colours, of which 8 bits are lost; save 8 bits")
+    if rotated >= many:
+        lines.append(
+            f"{rotated} of {len(sample)} images have an EXIF rotation, which is not applied, as in torchvision; "
+            "mogrify -auto-orient stores them upright"
+        )
     return lines
 
 

@@ -15,7 +15,7 @@ from afa.files import sha256
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _THREADS = 16  # on a network file system, each file takes a millisecond to open
-_COPIES = ("~", "_original", ".bak", ".orig", ".tmp", ".part", ".crdownload")
+_COPIES = ("~", "_original", ".bak", ".orig", ".tmp", ".part", ".partial", ".download", ".crdownload")
 """Ends of the names of copies and of incomplete downloads, whose content is that of an image."""
 _SYSTEM_FOLDERS = {
     "__macosx": "macOS",
@@ -24,6 +24,8 @@ _SYSTEM_FOLDERS = {
     "@eadir": "Synology",
     "#recycle": "Synology",
     "#snapshot": "Synology",
+    "@tmp": "Synology",
+    "~snapshot": "NetApp",
     "@recycle": "QNAP",
     "@recently-snapshot": "QNAP",
     "@__thumb": "QNAP",

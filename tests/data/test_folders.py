@@ -94,8 +94,10 @@ def test_folders_that_are_not_classes_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, *(f"split/{split}/{name}" for split in ("Train", "TEST", "Valid") for name in names))
     (tmp_path / "split/Valid/c/3.jpg").unlink()
     (line,) = lines_of(scan_split, tmp_path / "split")
-    assert "TEST, Train, Valid are not classes: they contain the same folders (a, b, c) and no image themselves" in line
+    assert "TEST, Train, Valid are not classes: they contain the same folders (a, b, c) instead of images" in line
     assert f"name them train and test, and train with target_data_dir={tmp_path} target_dataset=split" in line
+    touch(tmp_path, *(f"split/Train/{name}/{index}.jpg" for name in "abc" for index in range(4)), "split/Train/all.jpg")
+    assert lines_of(scan_split, tmp_path / "split") == [line]  # with an overview of the classes, too
     touch(tmp_path, *(f"named/{split}/{name}" for split in ("train", "val") for name in names))
     (line,) = lines_of(scan_split, tmp_path / "named")
     assert f"if they are splits, train with target_data_dir={tmp_path} target_dataset=named" in line
@@ -115,11 +117,23 @@ def test_nested_folders_of_classes_are_accepted(tmp_path: Path) -> None:
     touch(tmp_path, "two/animal/cat/1.jpg", "two/animal/dog/1.jpg", "two/car/van/1.jpg", "two/tree/1.jpg")
     found = scan_split(tmp_path / "two")
     assert found.classes == ("animal", "car", "tree")
-    assert found.notes == (f"{tmp_path}/two: one class each, although they contain only folders: animal (cat, dog)",)
+    assert found.notes == (f"{tmp_path}/two: one class each, although their images are in folders: animal (cat, dog)",)
     touch(tmp_path, "tiny/a/images/1.jpg", "tiny/b/images/1.jpg")
     touch(tmp_path, *(f"many/{index}/{name}/1.jpg" for index in range(11) for name in ("left", "right")))
     for name, count in (("tiny", 2), ("many", 11)):
         assert len(scan_split(tmp_path / name).classes) == count
+
+
+def test_images_that_may_be_thumbnails_are_a_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "a/2.jpg", "a/small/1.png", "a/small/2.png", "b/1.jpg", "b/day_1/3.jpg", "b/day_2/3.jpg")
+    (line,) = scan_split(tmp_path).notes
+    assert f"2 images have the name of another image of their class, for example {tmp_path}/a/small/1.png" in line
+
+
+def test_class_names_that_only_look_the_same_are_shown_in_ascii(tmp_path: Path) -> None:
+    touch(tmp_path, "train/gr\xfcn/1.jpg", "test/gru\u0308n/1.jpg", "train/a /1.jpg", "test/a/1.jpg")
+    (line,) = lines_of(scan_dataset, tmp_path)
+    assert line.endswith(r"only in train: 'a ', 'gr\xfcn'; only in test: 'a', 'gru\u0308n'")
 
 
 def test_all_problems_of_a_split_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

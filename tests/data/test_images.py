@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.datasets.folder import pil_loader
 
 from afa.data.images import describe_lost_pixels, read_canvas, read_image
@@ -144,6 +144,15 @@ def test_dark_16_bit_colours_are_described(tmp_path: Path) -> None:
     assert np.asarray(read_image(tmp_path / "a.png")).max() == 15
     (line,) = describe_lost_pixels([tmp_path / "a.png"], "white", "0..4095")
     assert "1 of 1 images have dark 16-bit colours" in line
+
+
+def test_rotations_that_are_not_applied_are_described(tmp_path: Path) -> None:
+    for name, orientation in (("a.jpg", 1), ("b.jpg", 6), ("c.png", 3)):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        RGB.save(tmp_path / name, exif=exif)
+    (line,) = describe_lost_pixels(sorted(tmp_path.iterdir()), "", "0..65535")
+    assert line.startswith("2 of 3 images have an EXIF rotation, which is not applied")
 
 
 def cut(path: Path, format: str, keep: float) -> None:
