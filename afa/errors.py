@@ -16,7 +16,7 @@ def one_line(error: Exception) -> str:
 
 
 def resource_error(error: Exception) -> str:
-    """On one line, that the GPU failed, or that memory was refused, or a thread, which needs some; else empty.
+    """One line if the GPU failed, or if memory or a thread could not be allocated; otherwise empty.
 
     Errors of the GPU are recognised by the names of their types, because this module does not import torch. torch has
     no type for the memory of the system.
@@ -26,8 +26,8 @@ def resource_error(error: Exception) -> str:
         if "out of memory" not in text:
             return f"the GPU failed: {one_line(error)}"
         return (
-            f"the GPU has not enough memory ({one_line(error)}); use a smaller batch_size, "
-            "for a run together with another exp_id=<name> or overwrite=true"
+            f"the GPU has not enough memory ({one_line(error)}); use a smaller batch_size; "
+            "a run then also needs another exp_id=<name>, or overwrite=true"
         )
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
         advice = "use fewer or smaller images at a time (batch_size, image_size), or num_workers=0"

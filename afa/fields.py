@@ -1,4 +1,4 @@
-"""``setting``: a field of a settings dataclass with its config key, its reason and its bounds."""
+"""``setting``: a field of a settings dataclass with its config key, its description and its bounds."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Writing, locking, renaming and hashing of files. A file is written completely or not at all. Needs no torch."""
+"""Writes, locks, renames and hashes files. A file is written completely or not at all. Needs no torch."""
 
 import contextlib
 import csv

@@ -36,7 +36,7 @@ def test_every_command_of_the_page_works(tmp_path):
     (help_command,) = (command for command in output if "does_it_help" in command)
     sentence = output[help_command].splitlines()[-1]
     assert sentence == (tmp_path / "runs/does_it_help/does_it_help.md").read_text().splitlines()[2]
-    assert re.search("use it.$|as good as AFA|better than AFA by|3 seeds cannot tell: ", sentence)
+    assert re.search("use it.$|as good as AFA|better than AFA by|3 seeds are not sufficient: ", sentence)
     run = tmp_path / "runs/pictures"
     assert (run / "report.html").stat().st_size
     assert list((tmp_path / "visualized").rglob("*.png"))

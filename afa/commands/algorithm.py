@@ -53,7 +53,7 @@ def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = 
         decoded: images that several runs share.
 
     Raises:
-        AFAError: see its subclasses; also if the folder holds a run with other settings.
+        AFAError: see its subclasses; also if the folder contains a run with other settings.
     """
     with report_errors_once():
         settings = with_validation_folder(settings)
@@ -144,7 +144,7 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
     """Return the result of a finished run in ``folder``, None for a new or unfinished run. Writes nothing.
 
     Raises:
-        AFAError: the folder holds something else, a run with other settings, or a finished run with other data.
+        AFAError: the folder contains no run, a run with other settings, or a finished run with other data.
     """
     if not folder.settings_log.exists():
         ours = (folder.lock.name, f"{folder.settings_log.name}.tmp")
@@ -159,8 +159,8 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
         different, kind = changed_data(settings, finished), "data"
     if different:
         raise AFAError(
-            f"{folder.path}: made with other {kind} ({'; '.join(different)}); overwrite=true starts again and keeps "
-            "the old folder under another name, exp_id=<name> makes a new one"
+            f"{folder.path}: made with other {kind} ({'; '.join(different)}); overwrite=true renames the "
+            "folder and starts again, exp_id=<name> uses another folder"
         )
     if finished is not None:
         return finished
@@ -204,7 +204,7 @@ def first_start(settings: Settings, images: Images, repeat: int) -> Start:
 
 
 def _summarise(settings: Settings, images: Images, repeats: list[list[StageResult]]) -> dict[str, Any]:
-    """The part of ``result.json`` about the training of all repeats."""
+    """The entries of ``result.json`` that describe the training of all repeats."""
     final = [results[-1] for results in repeats]
     scores = {"best": [result.best for result in final], "last": [result.last for result in final]}
     balanced = {name: balanced_spread(of_seeds) for name, of_seeds in scores.items()}

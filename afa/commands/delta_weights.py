@@ -2,7 +2,7 @@
 
 1. A new linear head is trained on the frozen source: 10 epochs of L2-FE.
 2. In eval mode, over four training batches, for every channel of the aligned layers: the loss with the filter's
-   weights set to zero minus the loss without (``networks/ablation.py``).
+   weights set to zero, minus the loss of the unchanged network (``networks/ablation.py``).
 3. softmax(zscore(increase) / 5) over the channels of each layer.
 """
 

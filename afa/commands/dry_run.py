@@ -1,4 +1,4 @@
-"""``dry_run=true``: check a run, take a few real steps of each stage, estimate its cost; keep nothing."""
+"""``dry_run=true``: check a run, take a few real steps of each stage, and estimate its cost; no file is kept."""
 
 import itertools
 import math
@@ -56,7 +56,7 @@ class StageEstimate(NamedTuple):
     Attributes:
         epochs: of training; 0 for an evaluation.
         seconds: training, scores after each epoch, checkpoints, scores at the end.
-        disk_bytes: what stays; ``spare_bytes`` more while a checkpoint is replaced.
+        disk_bytes: size of the files that remain; ``spare_bytes`` more are needed while a checkpoint is replaced.
         memory_bytes: peak memory of this process so far.
         gpu_bytes: peak memory on the GPU; 0 on a CPU.
     """
@@ -136,7 +136,7 @@ def print_dry_run(settings: Settings) -> Estimate:
 
 
 def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimate:
-    """Estimate the cost of a run from a few real steps; ``log`` receives what is found on the way.
+    """Estimate the cost of a run from a few real steps; ``log`` is called with each result.
 
     Raises:
         AFAError: the reason for which the real run would stop at its start.
@@ -146,7 +146,7 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     Precision(settings.compute.precision, device)  # raises before anything is written
     is_searched = settings.is_searched
     if is_searched:  # the folder's future settings are not known yet
-        state = "trying the first values of the search; the search itself is not in the estimate"
+        state = "the steps use the first values of the search; the estimate does not include the search"
         settings = replace(settings, stages=tuple(stage.trials[0] for stage in settings.stages))
     else:
         state = _describe_folder(folder, settings)
@@ -293,7 +293,7 @@ def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Esti
 
 
 class _Stopwatch:
-    """Passes a few batches on, and measures the time that each of them takes."""
+    """Iterates over a few batches, and measures the time between them."""
 
     def __init__(self, context: Context) -> None:
         self._device = context.device
@@ -361,7 +361,7 @@ def _describe_data(
 
 
 def _describe_stage(stage: Stage, learner: Learner, first_steps: FirstSteps, found: StageEstimate) -> str:
-    """What a stage trains, what it compares, and its first steps."""
+    """The parameters that a stage trains, the maps that it compares, and the losses of its first steps."""
     target, batch_size = learner.target, stage.settings.data.batch_size
     head, attention = count_parameters(target.head_parameters()), count_parameters(learner.objective.parameters())
     frozen = "" if METHODS[stage.options.method].trains_backbone else ", only the head is trained"

@@ -1,4 +1,4 @@
-"""Reads what a finished run left in its folder."""
+"""Reads the files of a finished run."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""What the losses of the first training steps say about alpha and the learning rate."""
+"""Checks of the losses of the first training steps: whether alpha or the learning rate is too large."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -56,11 +56,11 @@ class FirstSteps(NamedTuple):
         return lines
 
     def find_divergence(self) -> str:
-        """Why a run would diverge, and what to try; empty if it would not."""
+        """The reason for which a run would diverge, and a remedy; empty if it would not."""
         return f"{self._growth_text()}: it diverges; {self._advice()}" if self.growth >= DIVERGES else ""
 
     def find_risk(self) -> str:
-        """Why a run may diverge or learn little, and what to try; empty if neither."""
+        """The reason for which a run may diverge or learn little, and a remedy; empty if there is none."""
         if self.growth >= UNSTABLE:
             return f"{self._growth_text()}: it may diverge; {self._advice()}"
         if self.ratios[0] >= DOMINATES:

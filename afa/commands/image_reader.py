@@ -80,7 +80,7 @@ def digest_files(settings: Settings) -> dict[str, str]:
 
 
 def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[Any, Any] | None = None) -> list[str]:
-    """What differs between the images and files of a finished run and those that it would read now.
+    """The differences between the images and files of a finished run and those that it would read now.
 
     Args:
         result: content of ``result.json``.
@@ -115,7 +115,7 @@ def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[An
 
 
 class ImageReader:
-    """Reads splits: names all bad images at once, and keeps the decoded pixels if they fit in memory.
+    """Reads splits: reports all bad images together, and keeps the decoded pixels if they fit into memory.
 
     If ``decoded`` is given, it keeps all splits for other readers with the same settings.
     """
@@ -186,7 +186,7 @@ class ImageReader:
         return Split(folder, canvases if keep else None)
 
     def _describe(self, folder: ImageFolder) -> None:
-        """Log once what a user should know about the folder of a split."""
+        """Log the notes about the folder of a split, once."""
         if folder.root not in self._described:
             self._described.add(folder.root)
             lost = describe_lost_pixels(folder.paths, self.preprocessing.background, self.preprocessing.grey_range)

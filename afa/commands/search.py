@@ -1,6 +1,6 @@
-"""The search for alpha and the learning rate: train with each value on a part of the training images, score the rest.
+"""The search for alpha and the learning rate: train with each value, and evaluate it on held-out images.
 
-The test images decide nothing here. The stages are searched in their order. Each combination of a stage's values is a
+The test images are not used. The stages are searched in their order. Each combination of a stage's values is a
 run of this stage alone, which starts from the run of the best combination of the stage before. The score of a
 combination is the held-out top-1 of its last epoch, which was not selected, as the mean over ``search.repeat`` seeds.
 """
@@ -42,7 +42,7 @@ def with_chosen_values(settings: Settings) -> Settings:
 
 
 class Trial(NamedTuple):
-    """A run with one combination of the values of a stage; ``score`` is None if it did not stay finite."""
+    """A run with one combination of the values of a stage; ``score`` is None if its losses were not finite."""
 
     name: str
     stage: StageSettings

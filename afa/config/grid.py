@@ -83,7 +83,7 @@ class Cell(NamedTuple):
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What all seeds have in common."""
+        """The names of network, data set and method, which all seeds have in common."""
         return self[:3]
 
     @property
@@ -121,7 +121,7 @@ def build_grid(
 
     Args:
         values: config key -> value, blocks nested.
-        problems: everything wrong is added to it, under the keys of the file.
+        problems: each problem is added to it, under the key of the file.
         flatten: ``flatten(block, prefix)`` returns a block, whose keys start with ``prefix`` in the file, with dotted
             keys in the order in which they were set.
         forced: dotted keys and values from the command line.

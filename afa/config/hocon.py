@@ -255,7 +255,7 @@ def _shown(path: Path) -> str:
 
 
 class _RefusedError(Exception):
-    """A file is not read; the text says why."""
+    """A file is not read; the message is the reason."""
 
 
 @dataclass
@@ -332,7 +332,7 @@ class _Source:
 
 
 class _StopError(Exception):
-    """What follows in the text cannot be interpreted."""
+    """The remaining text cannot be interpreted."""
 
 
 class _Scanner:

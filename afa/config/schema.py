@@ -47,7 +47,7 @@ def build_settings(
     Args:
         values: config key -> value in the order in which they were set; keys in a block are nested or dotted. A
             key in the block of a stage has precedence over the same key outside, which is the default of every stage.
-        problems: everything wrong is added to it.
+        problems: each problem is added to it.
         forced: dotted keys from the command line; they have precedence over all others, stage blocks included.
         check_files: whether the files and folders that the settings name must exist.
     """

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass per subject; every field has a type, bounds and a reason.
+"""Settings: one frozen dataclass per subject; every field has a type, bounds and a description.
 
 Each field carries its key in the config file. Keys of the released code keep their names and meaning, also where these
 are confusing: its ``beta`` is the paper's gamma, its ``gamma`` the factor of the learning rate. Only this file knows
@@ -34,7 +34,7 @@ RELEASED_LOSSES = {
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The images: ``<root>/<dataset>/{train,test}/<class>/*``."""
+    """The images: ``<target_data_dir>/<target_dataset>/{train,test}/<class>/*``."""
 
     dataset: str = setting("folder of the target data set in target_data_dir", key="target_dataset")
     root: str = setting(
@@ -230,7 +230,7 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is run and where its results are written."""
+    """The command that is run, and the folder of its results."""
 
     mode: str = setting("train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
     outpath: str = setting("folder that contains the runs", default="runs", changes_result=False)
@@ -274,7 +274,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run depends on; ``stages`` in training order, empty for an evaluation."""
+    """All settings of a run; ``stages`` are in the order of training, empty for an evaluation."""
 
     data: DataSettings
     backbone: BackboneSettings

@@ -1,4 +1,4 @@
-"""Tasks: what the command line does without a config file. Each has a small frozen dataclass of settings.
+"""Tasks: commands without a config file. Each has a small frozen dataclass of settings.
 
 A task is a row of ``TASKS``. What it needs in addition, torch for example, is imported when it runs.
 """

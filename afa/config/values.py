@@ -19,7 +19,7 @@ _EXAMPLES = {float: "a number, for example 0.01", int: "an integer", str: "a str
 
 
 class Problem(NamedTuple):
-    """What is wrong with a key, for example ``first_stage.lr``, and what would be right."""
+    """A problem with a key, for example ``first_stage.lr``, and a correct value."""
 
     key: str
     message: str

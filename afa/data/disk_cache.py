@@ -53,7 +53,7 @@ class DiskCache:
         Args:
             workers, on_progress: as in ``decode``; called with 0 while another process writes the file.
             log: called with a line that states the size before the file is written.
-            keep_if_bad: False: no file is left if an image is bad, as the caller is going to refuse the images.
+            keep_if_bad: False: if an image is bad, no file is kept, because the caller will raise an error.
 
         Raises:
             DataError: the folder cannot be written, or the disk is too small; one line.

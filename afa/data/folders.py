@@ -316,12 +316,12 @@ def without(folder: ImageFolder, bad: Collection[Path]) -> ImageFolder:
     bad = set(bad)
     rest = folder.subset([index for index, path in enumerate(folder.paths) if path not in bad])
     if lost := set(folder.labels) - set(rest.labels):
-        raise DataError([f"{folder.root / folder.classes[label]}: no good image is left" for label in sorted(lost)])
+        raise DataError([f"{folder.root / folder.classes[label]}: all its images are bad" for label in sorted(lost)])
     return replace(rest, skipped=tuple(sorted(path.relative_to(folder.root).as_posix() for path in bad)))
 
 
 def _explain_missing(folder: Path) -> str:
-    """Why ``folder`` is not a folder, which folders are next to it, and which of them may be meant."""
+    """The reason for which ``folder`` cannot be read, the folders next to it, and the one that is probably meant."""
     if folder.exists():
         return f"{folder}: not a folder"
     if not folder.parent.is_dir():

@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB pixels, one or all of a split, or in one line what is wrong with a file."""
+"""Reads image files as 8-bit RGB pixels, or describes the problem of a file in one line."""
 
 import contextlib
 import os
@@ -102,7 +102,7 @@ def is_image(path: Path) -> bool:
 
 
 def describe_lost_pixels(paths: Sequence[Path], background: str, grey_range: str) -> list[str]:
-    """Lines about pixels that differ from what the eye sees, of a sample of the images, if many have such pixels."""
+    """Lines about pixels that look different in an image viewer, if many images of a sample have such pixels."""
     sample = [paths[index * len(paths) // _SAMPLE] for index in range(_SAMPLE)] if len(paths) > _SAMPLE else paths
     transparent, deep, rotated, extremes = 0, 0, 0, list[tuple[int, int]]()
     for path in sample:

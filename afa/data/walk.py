@@ -1,4 +1,4 @@
-"""One walk over folders of images, for training, prediction, pictures and ``prepare``. Needs no torch."""
+"""The walk over folders of images, used by training, prediction, visualization and ``prepare``. Needs no torch."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ _SYSTEM_FOLDERS = {
 
 @dataclass
 class Walk:
-    """What the walk over some folders met besides images.
+    """Lists the images in folders, and counts everything else.
 
     Attributes:
         ignored: kind of file -> number of such files.
@@ -124,7 +124,7 @@ class Walk:
 
 
 def find_copies(paths: Sequence[Path], others: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Each of ``paths`` whose content one of ``others`` has, too, and this other path."""
+    """Pairs of files with the same content: one of ``paths``, and one of ``others``."""
     remaining = [list(paths), list(others)]
     with ThreadPoolExecutor(_THREADS) as executor:
         for key in (_size, _end, sha256):  # cheap ones first: only files that agree so far are read

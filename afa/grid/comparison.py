@@ -1,4 +1,4 @@
-"""Methods against baselines: differences of accuracies that are paired by seed, and what they can tell."""
+"""Methods against baselines: differences of accuracies that are paired by seed, and their significance."""
 
 import math
 import statistics
@@ -109,22 +109,23 @@ def _probability(angle: float, freedom: int) -> float:
 
 
 def what_seeds_tell(differences: Sequence[Difference]) -> str:
-    """One sentence about the differences that the seeds can and cannot tell from chance; empty without differences."""
+    """How many differences are significant, and how precise the seeds are; empty without differences."""
     if not differences:
         return ""
     intervals = [difference for difference in differences if difference.n > 1]
     if not intervals:
-        return "One seed cannot tell any difference from chance."
+        return "One seed is not sufficient to assess a difference."
     seeds = max(difference.n for difference in intervals)
     clear = sum(abs(difference.mean) > difference.half_width for difference in intervals)
     deviations = [
         difference.half_width * math.sqrt(difference.n) / t_quantile(difference.n - 1) for difference in intervals
     ]
+    half_width = statistics.median(difference.half_width for difference in intervals)
     return (
-        f"{seeds} seeds tell {clear} of {len(intervals)} differences from chance and cannot tell those whose "
-        f"interval contains 0 (median half-width: {statistics.median(d.half_width for d in intervals):.1f} points); "
-        f"± {RESOLUTION:g} points would need about {_seeds_for(statistics.median(deviations))} seeds, and no number of "
-        "seeds tells about other images."
+        f"With {seeds} seeds, {clear} of {len(intervals)} differences are significant: their interval does not contain "
+        f"0. The median half-width of the intervals is {half_width:.1f} points; "
+        f"± {RESOLUTION:g} points would need about {_seeds_for(statistics.median(deviations))} seeds. More seeds give "
+        "no information about other images."
     )
 
 
@@ -159,7 +160,7 @@ def verdicts(grid: Grid, runs: Sequence[GridRun]) -> list[str]:
 
 
 def verdict(method: str, comparisons: Sequence[Comparison]) -> str:
-    """One sentence: use the method; a baseline is as good; or the seeds cannot tell."""
+    """One sentence: use the method; a baseline is as good; or there are too few seeds."""
     if all(comparison.difference.low > 0 for comparison in comparisons):
         gains = (
             f"than {_BASELINES.get(baseline, (baseline, baseline))[0]} by {difference.mean:.1f} ± "
@@ -175,5 +176,6 @@ def verdict(method: str, comparisons: Sequence[Comparison]) -> str:
         return f"{start} is better than {method} by {-gap.mean:.1f} ± {gap.half_width:.1f} points{speed}."
     if gap.high < AS_GOOD:
         return f"{start} is as good as {method}{speed}."
-    seeds = f"{gap.n} seeds" if gap.n > 1 else "One seed"
-    return f"{seeds} cannot tell: the difference between {method} and {name} is {str(gap).removeprefix('+')} points."
+    seeds = f"{gap.n} seeds are" if gap.n > 1 else "One seed is"
+    difference = f"the difference between {method} and {name} is {str(gap).removeprefix('+')} points"
+    return f"{seeds} not sufficient: {difference}."

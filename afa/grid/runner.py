@@ -1,4 +1,4 @@
-"""Commands of a config with a ``grid { }`` block: train the remaining runs, list them, or write their tables."""
+"""Commands of a config with a ``grid { }`` block: trains the remaining runs, lists them, or writes their tables."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -168,6 +168,6 @@ def list_runs(cells: Sequence[Cell]) -> None:
 
 
 def _print(text: str, *, quiet: bool = False) -> None:
-    """All terminal output of a grid, apart from that of its runs."""
+    """Print a line of a grid; its runs print their own output."""
     if not quiet:
         say(text)

@@ -1,4 +1,4 @@
-"""``mode=report``: the results of a grid as Markdown, CSV and PNG, from whatever its folders contain."""
+"""``mode=report``: writes the results of the finished runs of a grid as Markdown, CSV and PNG."""
 
 import csv
 import math
@@ -21,10 +21,10 @@ ROUNDING = 0.05
 
 _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch*
-is not selected; *balanced* is its mean over the classes. *Best epoch* has the highest top-1 of all
+is not selected; *balanced* is its balanced accuracy. *Best epoch* has the highest top-1 of all
 epochs on the images under *selected on*; with `test` it is selected on the test images, as in the
-paper. (held-out): the best of several values on held-out images. *Difference*: best epoch minus
-published; `!`: larger than two standard deviations of both together."""
+paper. (held-out): the value was selected on held-out images. *Difference*: best epoch minus
+published; `!`: larger than two standard deviations, combined from both results."""
 _DIFFERENCES = "*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 % t-interval."
 _WIDTH = 100  # columns of the terminal
 
@@ -69,7 +69,7 @@ class TableRow(NamedTuple):
 
     @property
     def is_outside(self) -> bool:
-        """Whether the difference is larger than two standard deviations of both together."""
+        """Whether the difference exceeds two standard deviations: the root of the sum of both variances."""
         if not (self.best and self.published):
             return False
         deviation = math.hypot(self.best.deviation, max(self.published.deviation, ROUNDING))

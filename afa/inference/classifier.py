@@ -1,4 +1,4 @@
-"""A trained network for inference: image files in, class names and probabilities out."""
+"""A trained network for inference: computes class names and probabilities from image files."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""What a user of an exported network needs to know: metadata inside the file, and a model card in Markdown."""
+"""The documentation of an exported network: metadata in its file, and a model card in Markdown."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ _SELECTED_ON = {
     "test": "This is the accuracy of the best epoch *on the test images*, as in the paper: the epoch was selected on "
     "the images that it is measured on, so the value is slightly optimistic.",
     "held_out": "This epoch was selected on held-out images, not on the test images.",
-    "": "The checkpoint does not record how it was selected.",
+    "": "The checkpoint does not state on which images it was selected.",
 }
 _BACKGROUND = """\
 image = image.convert("RGBA")
@@ -160,7 +160,7 @@ def _balance(counts: Any) -> str:
         return f"{counts['images']}; the numbers of each class are unknown"
     (low, fewest), (high, most) = sizes[0], sizes[-1]
     return f"{counts['images']}; " + (
-        f"{low} of each class" if low == high else f"from {low} ({_text(fewest)}) to {high} ({_text(most)}) of a class"
+        f"{low} per class" if low == high else f"{low} ({_text(fewest)}) to {high} ({_text(most)}) per class"
     )
 
 
@@ -214,6 +214,6 @@ From an image file to the name of its class, in this folder:
 
 {use}
 
-On images unlike those it was trained on, the most likely class may be wrong with a high probability.
-An image of none of the classes is assigned one of them nevertheless.
+For an image that differs from the training images, the prediction can be wrong although its probability is high.
+An image of another class is also classified as one of these classes.
 """

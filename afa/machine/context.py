@@ -1,4 +1,4 @@
-"""What every stage of a run shares: device, journal, signals, processes."""
+"""The objects that all stages of a run share: device, journal, signals and processes."""
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping

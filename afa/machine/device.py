@@ -1,4 +1,4 @@
-"""The device that a run uses, and a description of everything that its result was produced with."""
+"""The device that a run uses, and a description of the device, the versions and the source code."""
 
 import ctypes
 import platform
@@ -61,7 +61,7 @@ def choose_device(gpu_id: str, launch: Launch = Launch()) -> tuple[torch.device,
 
 
 def _why_no_gpu() -> str:
-    """Addition to "no CUDA GPU found".
+    """The reason for which no CUDA GPU was found, as an addition to that message.
 
     Raises:
         ConfigError: there is a GPU, but torch cannot use it, for example because its driver is too old.

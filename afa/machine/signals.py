@@ -42,14 +42,14 @@ class StoppedError(KeyboardInterrupt):
 
 
 class Program:
-    """The command line: whether this process is one, which may be ended, and whether it has printed why it ends."""
+    """State of the command line: whether it runs in this process, which may then be ended, and has reported why."""
 
     is_running = False
     has_reported = False
 
 
 class State(Enum):
-    """What a stop signal does."""
+    """The effect of a stop signal."""
 
     FREE = "raises StoppedError; the process is ended if that takes too long"
     OPEN = "raises StoppedError, and the state is saved"
@@ -127,12 +127,12 @@ class Signals:
             self._state = before
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, a stop signal only sets ``stop_requested``: something is in progress that has to be completed."""
+        """In this context, a stop signal only sets ``stop_requested``, because an operation must be completed."""
         return self._in(State.HELD)
 
     @contextlib.contextmanager
     def opened(self) -> Generator[None]:
-        """Inside ``held``: a stop signal raises StoppedError."""
+        """In this context inside ``held``, a stop signal raises StoppedError."""
         with self._in(State.OPEN):
             self.raise_if_stopped()
             yield

@@ -1,7 +1,8 @@
 """Alignment losses: pure functions of one layer's maps (eq. 3, 6, 8; DELTA), and their relative forms.
 
 ``source`` and ``target`` are (B, C, H, W); the result is a scalar; d = target - source. The paper's equations omit the
-factors HW, C, 1/2 and 1/B. The published values of alpha assume them, so the form here is that of the authors' release.
+factors HW, C, 1/2 and 1/B. The published values of alpha assume them, so the functions here include them, as the
+authors' release does.
 
 The relative forms are not in the paper. They compare standardised maps and are divided by the number of
 values, so that each of them is 1/(2BCHW) sum d^2 if the weights are uniform.

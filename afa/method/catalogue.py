@@ -14,7 +14,7 @@ from afa.fields import setting
 
 @dataclass(frozen=True)
 class Method:
-    """What a method adds to the classification loss, and what it trains.
+    """The terms that a method adds to the classification loss, and the parameters that it trains.
 
     Attributes:
         label: the paper's name, used in run names and tables.

@@ -119,7 +119,7 @@ class FeatureNetwork(nn.Module):
             ) from None
 
     def freeze_backbone(self) -> None:
-        """From now on only the head trains; the backbone keeps its weights and its batch-norm statistics."""
+        """Freeze the weights and the batch-norm statistics of the backbone, so that only the head is trained."""
         self._frozen = True
         for parameter in self.backbone_parameters():
             parameter.requires_grad_(False)

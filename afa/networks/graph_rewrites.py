@@ -1,4 +1,4 @@
-"""The networks with fewer passes over maps and fewer maps in memory: batch-norms folded, operations in place.
+"""Rewrites networks so that they use less memory and time: folds batch-norms, computes in place.
 
 torch's ReLU6 keeps its input for the backward pass, a copy of the entire map if it works in place. Its output is
 kept by the next convolution in any case, and the gradient can be computed from the output just as well.

@@ -1,4 +1,4 @@
-"""Weights in files: read safely, stripped of wrappers, loaded into a network or refused with the reason."""
+"""Reads files of weights safely, removes prefixes of wrappers, and loads the weights into a network."""
 
 import pickle
 import re
@@ -15,7 +15,7 @@ from afa.errors import CheckpointError, one_line
 
 
 def load_file_safely(path: Path) -> dict:
-    """The content of a .pth or .safetensors file: tensors and plain values. No code in the file is ever run.
+    """The content of a .pth or .safetensors file: tensors and plain values. Code in the file is never executed.
 
     Raises:
         CheckpointError: no such file, damaged, or a pickle that needs more than plain data.

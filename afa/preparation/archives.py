@@ -1,4 +1,4 @@
-"""The owners' files: downloaded on request, checked against the published sizes and digests, unpacked safely."""
+"""Downloads the files of published data sets, checks their sizes and digests, and unpacks them safely."""
 
 import hashlib
 import shutil
@@ -174,7 +174,7 @@ def _check_size(unpacked: int, member: int, path: Path, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if unpacked > most:
         shutil.rmtree(folder, ignore_errors=True)
-        raise DataError(f"{path}: refused: unpacks to more than {format_bytes(most)}, so it is no archive of images")
+        raise DataError(f"{path}: refused: unpacks to more than {format_bytes(most)}; an archive of images is smaller")
     if member > free:
         raise DataError(f"{folder}: {format_bytes(free)} are free, a file in {path.name} needs {format_bytes(member)}")
 

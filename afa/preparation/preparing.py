@@ -22,7 +22,9 @@ from afa.results.outcomes import format_bytes
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Create the data set's folder, complete or not at all, and report its contents. An existing one is not changed.
+    """Create the folder of the data set completely or not at all, and report its contents.
+
+    An existing folder is not changed.
 
     Raises:
         AFAError: see its subclasses.

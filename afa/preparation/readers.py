@@ -22,7 +22,7 @@ class Listing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Which images the user wants: at most ``per_class`` training images of a class (0: all), and the classes."""
+    """Choice of the user: at most ``per_class`` training images of a class (0: all), and the classes."""
 
     per_class: int = 0
     subset: str = "all"

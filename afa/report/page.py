@@ -1,4 +1,4 @@
-"""``report.html``: one page with the results, plots and settings of a finished run, which needs no other file."""
+"""Writes ``report.html``: a self-contained page with the results, plots and settings of a finished run."""
 
 import base64
 import io
@@ -31,13 +31,14 @@ _IMAGES = 4  # of which the attention is shown
 ATTENTION = {
     "spatial": (
         "Attention over positions",
-        "Colours are from 0 to 2 times uniform attention, and the numbers are the lowest and the highest weight in the "
-        "same unit. The target is held close to the source where the colours are bright.",
+        "The colours range from 0 to 2 times the uniform weight. The numbers are the lowest and the highest weight, as "
+        "multiples of the uniform weight. At bright positions, the loss keeps the target close to the source.",
     ),
     "channel": (
         "Attention over channels",
-        "The channels are in descending order. The heights are from 0 to 2 times uniform attention, which is the line "
-        "and has entropy 1. The numbers are the lowest and the highest weight in the same unit; bars above 2 are cut.",
+        "The weights of the channels in descending order, as bars from 0 to 2 times the uniform weight (the line). The "
+        "numbers are the lowest and the highest weight, as multiples of the uniform weight, and the entropy, which is "
+        "1 for uniform weights. Higher bars are cut.",
     ),
 }
 """Kind of an attention -> title and legend of its images."""
@@ -46,7 +47,7 @@ _SELECTION = {
     "The last epoch was not selected.",
     "held_out": "The best epoch was selected on held-out images, so its accuracy on the test images is not "
     "biased. The last epoch was not selected.",
-    "": "The checkpoint does not contain the images on which it was selected.",
+    "": "The checkpoint does not state on which images it was selected.",
 }
 
 

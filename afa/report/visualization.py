@@ -33,7 +33,7 @@ _PAIRS, _EXAMPLES = 10, 5  # confused pairs of classes, and images of each
 
 
 def visualize(settings: VisualizeSettings) -> None:
-    """Write all plots that the checkpoint and its run allow; print which are missing.
+    """Write all plots for which the checkpoint and its run contain the data; print the names of the others.
 
     Raises:
         AFAError: a checkpoint or an image cannot be used, or the files cannot be written.

@@ -56,7 +56,7 @@ def say(text: str, *, is_error: bool = False) -> None:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Send what is written to a stream that cannot be written to nowhere; Python would report it at its exit."""
+    """Redirect an unwritable stream to the null device, because Python would report the error at its exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -136,7 +136,7 @@ class Journal:
         return self._file.tell()
 
     def cut(self, position: int) -> None:
-        """Remove what was written after ``position``."""
+        """Remove the text that was written after ``position``."""
         if position < self._file.tell():
             self._file.truncate(position)
             self._file.seek(0, os.SEEK_END)

@@ -23,7 +23,7 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network, what is needed to use it, and how it was trained.
+    """A trained network, the data that is needed to use it, and the settings of its training.
 
     Attributes:
         model: the target's state dict under torchvision's keys, head included.

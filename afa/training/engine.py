@@ -1,4 +1,4 @@
-"""One step, one epoch, one pass over a test set. Returns numbers, prints nothing, opens no file."""
+"""One training step, one epoch, and one pass over a test set, without output and without access to files."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Learner:
 
 
 class Step(NamedTuple):
-    """What one step computed before it changed the weights; ``correct`` is the fraction of correct predictions.
+    """Results of one step before the update of the weights; ``correct`` is the fraction of correct predictions.
 
     ``gradient_norm`` is the L2 norm of the gradient before clipping.
     """

@@ -1,4 +1,4 @@
-"""How training is initialised: networks, objective and optimiser of one stage."""
+"""Builds the networks, the objective and the optimiser of one stage."""
 
 import copy
 import hashlib

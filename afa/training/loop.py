@@ -1,4 +1,4 @@
-"""The training loop of one stage (Algorithm 1): train for its epochs, score each, keep the best and the last."""
+"""The training loop of one stage (Algorithm 1): trains, evaluates after each epoch, keeps the best and the last."""
 
 import contextlib
 import math
@@ -104,7 +104,7 @@ def read_result(stage: Stage) -> StageResult:
 
 
 class StepObserver:
-    """Everything around the training steps of a stage: progress, log lines, checks, checkpoints, signals."""
+    """Progress, log lines, checks, checkpoints and signals between the training steps of a stage."""
 
     def __init__(self, stage: Stage, learner: Learner, state: StageState, context: Context) -> None:
         self.stage, self.learner, self.state, self.context = stage, learner, state, context
@@ -251,7 +251,7 @@ def predict_split(target: FeatureNetwork, loader: TestLoader, title: str, contex
 
 
 def _evaluate_checkpoints(stage: Stage, state: StageState, context: Context) -> StageResult:
-    """Score both checkpoints on the test images as a user would, from their files; write predictions and result."""
+    """Load both checkpoints from their files, evaluate them on the test images, and write predictions and result."""
     scores = {}
     for path in (stage.folder.last, stage.folder.best):
         checkpoint = load_checkpoint(path)

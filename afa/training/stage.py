@@ -67,7 +67,7 @@ class Stage:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Digests of what is not in the settings and yet determines the result."""
+        """Digests of the inputs that determine the result and are not in the settings."""
         inputs = {
             "training images": self.splits.train.folder.fingerprint(),
             f"{self.splits.selected_on} images": self.splits.monitor.folder.fingerprint(),

@@ -15,7 +15,7 @@ from afa.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from afa.training.engine import Learner, TrainSums
 from afa.training.stage import Stage
 
-_RESTART = "overwrite=true starts again and keeps the old folder under another name"
+_RESTART = "overwrite=true renames the folder and starts again"
 
 
 @dataclass

@@ -279,4 +279,4 @@ def test_without_removes_bad_images(tmp_path: Path) -> None:
     rest = without(folder, [tmp_path / "a/1.jpg", tmp_path / "b/2.jpg"])
     assert (rest.paths, rest.labels) == ((tmp_path / "a/2.jpg", tmp_path / "b/1.jpg"), (0, 1))
     assert rest.classes == folder.classes
-    assert lines_of(without, folder, folder.paths[2:]) == [f"{tmp_path}/b: no good image is left"]
+    assert lines_of(without, folder, folder.paths[2:]) == [f"{tmp_path}/b: all its images are bad"]

@@ -51,14 +51,14 @@ def test_only_seeds_of_both_are_paired():
 def test_the_sentence_about_the_seeds():
     differences = [Difference(5.0, 1.2, 5), Difference(0.5, 1.2, 5), Difference(-1.0, 2.0, 5)]
     assert what_seeds_tell(differences) == (
-        "5 seeds tell 1 of 3 differences from chance and cannot tell those whose interval contains 0 (median "
-        "half-width: 1.2 points); ± 0.5 points would need about 17 seeds, and no number of seeds tells about other "
-        "images."
+        "With 5 seeds, 1 of 3 differences are significant: their interval does not contain 0. The median half-width of "
+        "the intervals is 1.2 points; ± 0.5 points would need about 17 seeds. More seeds give no information about "
+        "other images."
     )
     deviation = 1.2 * math.sqrt(5) / student.ppf(0.975, 4)
     half_widths = [student.ppf(0.975, n - 1) * deviation / math.sqrt(n) for n in (16, 17)]
     assert half_widths[0] > 0.5 >= half_widths[1]
-    assert what_seeds_tell([Difference(5.0, math.inf, 1)]) == "One seed cannot tell any difference from chance."
+    assert what_seeds_tell([Difference(5.0, math.inf, 1)]) == "One seed is not sufficient to assess a difference."
     assert what_seeds_tell([]) == ""
 
 
@@ -109,7 +109,7 @@ SECONDS = {"L2-FE": 10.0, "L2": 50.0, "AFA": 100.0}
         ),
         (
             {"AFA": [71.2, 72.0, 69.1], "L2-FE": [70.2, 70.3, 69.5], "L2": [65.4, 65.0, 64.9]},
-            "3 seeds cannot tell: the difference between AFA and training only the head is 0.8 ± 2.7 points.",
+            "3 seeds are not sufficient: the difference between AFA and training only the head is 0.8 ± 2.7 points.",
         ),
         (
             {"AFA": [68.1, 68.4, 67.5], "L2-FE": [70.2, 70.3, 69.5], "L2": [65.4, 65.0, 64.9]},
@@ -117,7 +117,7 @@ SECONDS = {"L2-FE": 10.0, "L2": 50.0, "AFA": 100.0}
         ),
         (
             {"AFA": [71.2], "L2-FE": [70.2], "L2": [65.4]},
-            "One seed cannot tell: the difference between AFA and training only the head is 1.0 points.",
+            "One seed is not sufficient: the difference between AFA and training only the head is 1.0 points.",
         ),
         (
             {"AFA": [71.2], "L2-FE": [], "L2": [65.4]},
@@ -143,7 +143,7 @@ def test_a_table_with_baselines(tmp_path, capsys):
     assert lines[-1].startswith("| AFA | ")
     assert "| 30 + 30 | 3 of 3 | 73.1 ± 0.5 | +3.1 ± 0.7 | +8.0 ± 1.3 | 73.1 ± 0.5 | held_out |" in lines[-1]
     assert "| L2 | | 60 | 3 of 3 | 65.1 ± 0.3 | -4.9 ± 0.9 | | 65.1 ± 0.3 | held_out |" in lines
-    assert "3 seeds tell 2 of 2 differences from chance" in out.replace("\n", " ")
+    assert "With 3 seeds, 2 of 2 differences are significant" in out.replace("\n", " ")
     assert "Warning" not in out
     with (tmp_path / "does_it_help/does_it_help.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}

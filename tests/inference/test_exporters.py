@@ -111,8 +111,8 @@ def test_the_model_card_describes_the_data(words, data_dir, tmp_path):
     assert export(tmp_path / "runs/run", "safetensors", tmp_path / "out") == 0
     card = (tmp_path / "out/README.md").read_text()
     assert "| data set | `uneven` |" in card
-    assert "| training images | 10; from 2 (bag) to 4 (trouser) of a class |" in card
-    assert "| test images | 9; 3 of each class |" in card
+    assert "| training images | 10; 2 (bag) to 4 (trouser) per class |" in card
+    assert "| test images | 9; 3 per class |" in card
 
 
 def test_files_have_the_permissions_of_the_umask(make_checkpoint, tmp_path):

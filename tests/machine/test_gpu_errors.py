@@ -11,7 +11,7 @@ GRID = ["tests/grid/grid.hocon", 'grid.methods=["l2"]']
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has 15.77 GiB")
 OUT_LINE = (
     "the GPU has not enough memory (CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has 15.77 GiB); "
-    "use a smaller batch_size, for a run together with another exp_id=<name> or overwrite=true"
+    "use a smaller batch_size; a run then also needs another exp_id=<name>, or overwrite=true"
 )
 LOST = torch.AcceleratorError("CUDA error: unspecified launch failure")
 LOST_LINE = "the GPU failed: CUDA error: unspecified launch failure"
