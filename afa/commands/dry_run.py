@@ -347,11 +347,12 @@ def _describe_data(
             continue
         ordered = Counter(folder.labels).most_common()
         most, least = ordered[0][1], ordered[-1][1]
-        line = f"  {len(folder)} {name} images, {least} to {most} per class"
+        line = f"  {len(folder)} {name} images, {least if least == most else f'{least} to {most}'} per class"
         if most >= _UNBALANCED * least:
+            half = len(ordered) // 2
             few, many = (
                 ", ".join(f"{folder.classes[label]} {count}" for label, count in extreme)
-                for extreme in (ordered[:-4:-1], ordered[:3])
+                for extreme in (ordered[: half - 1 : -1][:3], ordered[:half][:3])
             )
             line += f": unbalanced; fewest {few}; most {many}; see class_weights"
         if name == "training" and held_out_fraction:

@@ -49,7 +49,7 @@ class PredictSettings:
     output: str = setting("folder for predictions.csv and predictions.json", default="predictions")
     base_model_name: str = setting(_BACKBONE, default="")
     classes_file: str = setting(_CLASSES, default="", names="file")
-    batch_size: int = setting("images that are decoded and classified at a time", default=64, low=1)
+    batch_size: int = setting("number of images per batch", default=64, low=1)
     outpath: str = setting(_OUTPATH, default="runs")
     gpu_id: str = setting(_GPU, default="0")
 
@@ -64,7 +64,7 @@ class EvaluationSettings:
     )
     target_dataset: str = setting("folder of the data set; empty: that of the checkpoint's run", default="")
     base_model_name: str = setting(_BACKBONE, default="")
-    batch_size: int = setting("images that are classified at a time", default=64, low=1)
+    batch_size: int = setting("number of images per batch", default=64, low=1)
     num_workers: int = setting("processes that decode images", default=4, low=0, high=256)
     bad_images: str = setting(
         "error: stop and list bad images; skip: ignore them", default="error", choices=("error", "skip")

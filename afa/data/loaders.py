@@ -150,7 +150,7 @@ class _Loader:
                 yield buffer.to(self.device, non_blocking=True), None
 
     def _worker_context(self) -> BaseContext | None:
-        """How workers are started on Linux: as forks of this process, or of a server.
+        """The start method of workers on Linux: as forks of this process, or of a server.
 
         NCCL, which several processes on GPUs have started by then, is not safe to fork.
         """

@@ -129,12 +129,13 @@ def train(cells: Sequence[Cell]) -> int:
 def list_runs(cells: Sequence[Cell]) -> None:
     """Print a line for each run: its state and, unless it is done, an estimate of its time and disk space.
 
-    The seeds of a group share one estimate, which is made from a few real steps. A group that cannot be estimated,
-    for example because its data set is missing, is listed with the reason.
+    The seeds of a group share one estimate, which is made from a few real steps. Runs that cannot be estimated for
+    the same reason, for example because their data set is missing, share one line.
     """
     estimates: dict[Hashable, Estimate | str] = {}
     digests: dict[Any, Any] = {}
-    seconds, disk_bytes, unknown = 0.0, 0, 0
+    unknown: dict[tuple[State, str], list[Cell]] = {}
+    seconds, disk_bytes = 0.0, 0
     for cell in cells:
         state = read_run_and_data(cell, digests).state
         if state is State.DONE:
@@ -150,8 +151,7 @@ def list_runs(cells: Sequence[Cell]) -> None:
                     raise
         estimate = estimates[cell.group]
         if isinstance(estimate, str):
-            unknown += 1
-            _print(f"{state:8} {cell}: {estimate}")
+            unknown.setdefault((state, estimate), []).append(cell)
             continue
         run_seconds, run_bytes = estimate.seconds, estimate.disk_bytes
         if is_first and cell.first_seed.is_searched:  # the first seed also searches
@@ -162,9 +162,12 @@ def list_runs(cells: Sequence[Cell]) -> None:
                     run_seconds, run_bytes = run_seconds + trials * stage.seconds, run_bytes + trials * stage.disk_bytes
         seconds, disk_bytes = seconds + run_seconds, disk_bytes + run_bytes
         _print(f"{state:8} {cell}: {format_seconds(run_seconds)}, {format_bytes(run_bytes)}")
+    for (state, reason), similar in unknown.items():
+        runs = f"{len(similar)} runs, for example {similar[0]}" if similar[1:] else similar[0]
+        _print(f"{state:8} {runs}: {reason}")
     _print(f"remaining, one run after the other: {format_seconds(seconds)}, {format_bytes(disk_bytes)} of disk space")
     if unknown:
-        _print(f"not included: {unknown} runs that cannot be estimated")
+        _print(f"not included: {sum(map(len, unknown.values()))} runs that cannot be estimated")
 
 
 def _print(text: str, *, quiet: bool = False) -> None:

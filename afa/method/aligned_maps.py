@@ -101,7 +101,7 @@ class FeatureMap(MapTerm):
 
 
 class FixedTerm(MapTerm):
-    """Weights that are not trained: one (N,) tensor per layer, which sums to 1, the same for every image."""
+    """Fixed weights: one (N,) tensor per layer, which sums to 1 and is the same for every image."""
 
     def __init__(self, inputs: TermInputs) -> None:
         super().__init__(inputs)

@@ -1,4 +1,4 @@
-"""Increase of the loss when one channel of a layer is switched off, for the weights of DELTA (Li et al., ICLR 2019).
+"""Increase of the loss when one channel of a layer is set to zero, for the weights of DELTA (Li et al., ICLR 2019).
 
 Zeroing a filter's weights, and its bias if it has one, zeroes its channel of the
 convolution's output and changes nothing before it. So the network is cut there: the

@@ -80,7 +80,7 @@ def _named_images(
         yield "curves", plots.titled(curves, f"Training of {shown}")
     if folder.predictions_csv.exists():
         confusion = read_predictions(folder.predictions_csv)
-        legend = "Number of test images; a cell is darker if it has a larger fraction of the images of its true class."
+        legend = "Number of test images; the darker a cell, the larger its fraction of the images of the true class."
         matrix = plots.to_image(plots.confusion_matrix(confusion))
         yield "confusion", plots.titled(matrix, f"Confusion of {shown}", legend)
         accuracies = plots.to_image(plots.class_accuracies(confusion.per_class()))
@@ -109,7 +109,7 @@ def _named_images(
     for index, layer in enumerate(layers):
         of_layer = {caption: of_network[index].cpu() for caption, of_network in maps.items()}
         image = plots.to_image(plots.image_rows(plots.activation_rows(images, of_layer)))
-        legend = "One channel, that with the largest variance in the source. The maps of a row have one colour scale."
+        legend = "The channel with the largest variance in the source. The maps of a row have one colour scale."
         yield f"activations_{layer}", plots.titled(image, f"Activations of {layer}", legend)
 
 

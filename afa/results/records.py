@@ -30,7 +30,7 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
 
 
 class Scalars:
-    """TensorBoard scalars of a stage from epoch ``done`` + 1 on, which TensorBoard then ignores in earlier files."""
+    """TensorBoard scalars of a stage from epoch ``done`` + 1 on; TensorBoard ignores these epochs in earlier files."""
 
     def __init__(self, folder: StageFolder, done: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # only training needs it, and it is slow to import

@@ -82,7 +82,7 @@ def products_in_tf32(allowed: bool) -> Iterator[None]:
 
 
 def _missing_hardware(name: str, device: torch.device) -> str:
-    """What ``device`` lacks for a precision; empty if nothing."""
+    """The hardware that a precision needs and ``device`` does not have; empty if there is none."""
     if name == "fp32":
         return ""
     if device.type == "cuda":

@@ -30,7 +30,7 @@ def result(tmp_path: Path) -> dict:
 
 def test_it_is_the_held_out_part_and_may_lack_classes(command, dataset, tmp_path, capsys):
     assert main([*command, "dry_run=true"]) == 0
-    assert "  6 held-out images, 3 to 3 per class\n" in capsys.readouterr().out
+    assert "  6 held-out images, 3 per class\n" in capsys.readouterr().out
     assert main(command) == 0
     out = capsys.readouterr().out
     assert f"{dataset}/val: 1 of the 3 classes have no image: sandal\n" in out
