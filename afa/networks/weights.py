@@ -105,14 +105,17 @@ def load_state(
     check_tensors(state, path)
     own = {name: value for name, value in network.state_dict().items() if name not in without}
     loaded = {name: value for name, value in state.items() if name not in without}
-    # torch before 1.0 did not keep these counters; with a momentum no forward pass reads them.
-    missing = [name for name in own if name not in loaded and not name.endswith("num_batches_tracked")]
+    # torch before 1.0 did not keep these counters, and .half() rounds them; with a momentum no forward pass reads them.
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in loaded and name not in counters]
     problems = [f"missing {name}" for name in missing]
     problems += [f"unexpected {name}" for name in loaded if name not in own]
     problems += [
         f"{name} has the type {loaded[name].dtype}, the network's {own[name].dtype}"
         for name in own
-        if name in loaded and loaded[name].is_floating_point() != own[name].is_floating_point()
+        if name in loaded
+        and name not in counters
+        and loaded[name].is_floating_point() != own[name].is_floating_point()
     ]
     problems += [
         f"{name} is {tuple(loaded[name].shape)}, the network's {tuple(own[name].shape)}"

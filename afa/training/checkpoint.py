@@ -163,6 +163,14 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low <= value <= high  # False for NaN
 
 
+def _is_nan(value: Any) -> bool:
+    return type(value) is float and math.isnan(value)
+
+
+def _is_one_of(value: Any, *choices: str) -> bool:
+    return type(value) is str and value in choices  # a tensor cannot be compared with a text
+
+
 def _is_count(value: Any, high: int) -> bool:
     return type(value) is int and 0 <= value <= high
 
@@ -180,7 +188,7 @@ def _is_row(row: Any) -> bool:
     scores = (values.loss, values.top1, values.top5, values.balanced)
     others = [value for name, value in row.items() if name not in ("loss", "top1", "top5", "balanced")]
     return _is_count(row["epoch"], _MANY) and all(
-        type(value) in (int, float) and (math.isfinite(value) or value in scores) for value in [*others, *scores]
+        type(value) in (int, float) and (math.isfinite(value) or value in scores) for value in [*scores, *others]
     )
 
 
@@ -209,14 +217,14 @@ _FIELDS: dict[str, _Check] = {
     "aligned_layers": _are_strings,
     "classes": lambda value: _are_strings(value) and len(value) == len(set(value)),
     "image_size": lambda value: _is_count(value, 2048),
-    "augmentation": lambda value: value in ("", "default", "improved"),
+    "augmentation": lambda value: _is_one_of(value, "", "default", "improved"),
     "background": lambda value: _fits("background", value),
     "grey_range": lambda value: _fits("grey_range", value),
     "method": lambda value: type(value) is str,
     "epoch": lambda value: _is_count(value, _MANY),
-    "split": lambda value: value in ("", "test", "held_out"),
-    "top1": lambda value: _is_number(value, 0, 100) or value != value,  # NaN: that epoch was not scored
-    "balanced": lambda value: _is_number(value, 0, 100) or value != value,
+    "split": lambda value: _is_one_of(value, "", "test", "held_out"),
+    "top1": lambda value: _is_number(value, 0, 100) or _is_nan(value),  # NaN: that epoch was not scored
+    "balanced": lambda value: _is_number(value, 0, 100) or _is_nan(value),
     "settings": lambda value: type(value) is str and len(value) <= _MANY,
     "training": lambda value: isinstance(value, dict),
 }

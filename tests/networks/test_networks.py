@@ -244,6 +244,16 @@ def test_source_weights_come_bare_or_wrapped_with_or_without_head(tmp_path, wrap
     assert network.classifier[1].weight.shape == (3, 1280)
 
 
+def test_counters_in_half_precision_are_accepted():
+    """A file in which every value was rounded; other numbers of another kind are named."""
+    network = build_network("mobilenet_v2", 3)
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    load_state(network, state, "x.pth")
+    state["features.0.0.weight"] = state["features.0.0.weight"].to(torch.int32)
+    with pytest.raises(CheckpointError, match=r"fit the network: features.0.0.weight has the type torch.int32, the"):
+        load_state(network, state, "x.pth")
+
+
 def test_weights_that_do_not_fit_are_named_key_by_key():
     state = build_network("mobilenet_v2", 3).state_dict()
     state["features.0.0.weight"] = torch.zeros(1)

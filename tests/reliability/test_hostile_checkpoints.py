@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from afa.command_line import main
-from afa.errors import AFAError
+from afa.errors import AFAError, CheckpointError
 from afa.inference.classifier import load_classifier
 from afa.inference.trained_attention import attention_to, centre_views
+from afa.training.checkpoint import Checkpoint, load_checkpoint
 from tests.reliability.runs import commands, one_line
 
 HEAD = "classifier.1.bias"
@@ -88,6 +89,15 @@ def test_a_field_with_an_impossible_value_is_one_line(finished, words, field):
         use(path, image)
     assert len(raised.value.lines) == 1
     assert str(path) in raised.value.lines[0] or "base_model_name" in raised.value.lines[0]
+
+
+@pytest.mark.parametrize("value", [None, torch.zeros(2), torch.tensor(float("nan")), [torch.zeros(2)], {"x": 1}, -1])
+@pytest.mark.parametrize("field", sorted(set(Checkpoint.__dataclass_fields__) - {"model", "attention", "training"}))
+def test_a_field_of_another_type_is_one_line(tmp_path, field, value):
+    path = tmp_path / "a.pth"
+    torch.save({"model": {"w": torch.zeros(1)}, "epoch": 1, "classes": ["a"], field: value}, path)
+    with pytest.raises(CheckpointError, match=f"a.pth: not a checkpoint of this program: {field} has a wrong type"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("change", TENSORS)
