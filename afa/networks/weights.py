@@ -113,9 +113,7 @@ def load_state(
     problems += [
         f"{name} has the type {loaded[name].dtype}, the network's {own[name].dtype}"
         for name in own
-        if name in loaded
-        and name not in counters
-        and loaded[name].is_floating_point() != own[name].is_floating_point()
+        if name in loaded and name not in counters and loaded[name].is_floating_point() != own[name].is_floating_point()
     ]
     problems += [
         f"{name} is {tuple(loaded[name].shape)}, the network's {tuple(own[name].shape)}"

@@ -215,7 +215,7 @@ def source_weights(campaign: Campaign) -> None:
     from safetensors.torch import save_file
 
     network = build_network("shufflenet_v2_x0_5", 3)
-    state = {name: value.half() for name, value in network.state_dict().items()}
+    state = {name: v.half() if v.is_floating_point() else v for name, v in network.state_dict().items()}
     for kind in ("new .pth", "old .pth", ".safetensors"):
         path = campaign.folder / f"source{'.safetensors' if 'safe' in kind else '.pth'}"
         if "safe" in kind:
