@@ -53,8 +53,7 @@ def compute_channel_weights(stage: Stage, context: Context) -> list[Tensor]:
         StoppedError: a signal stopped it; the same command resumes.
         AFAError: see ``train_stage``; or a layer has channels that cannot be set to zero.
     """
-    backbone = stage.settings.backbone
-    head = stage.nested("head", "head", StageSettings(**HEAD, seed=stage.options.seed), source_start(backbone))
+    backbone, head = stage.settings.backbone, head_stage(stage)
     train_stage(head, context)
     network = build_network(backbone.name, len(stage.classes))
     load_state(network, load_checkpoint(head.folder.last).model, head.folder.last)
@@ -62,6 +61,32 @@ def compute_channel_weights(stage: Stage, context: Context) -> list[Tensor]:
     increases = _compute_increases(stage, network.to(context.device), path, context)
     means = [torch.tensor(layer, dtype=torch.float64).mean(dim=0) for layer in increases]
     return [delta_channel_weights(mean).float() for mean in means]
+
+
+def head_stage(stage: Stage) -> Stage:
+    """The stage that trains the head."""
+    options = StageSettings(**HEAD, seed=stage.options.seed)
+    return stage.nested("head", "head", options, source_start(stage.settings.backbone))
+
+
+@products_in_tf32(False)
+def estimate_increases(stage: Stage, context: Context) -> float:
+    """Seconds that the increases of all channels take, from those of the first channels of each layer in one batch."""
+    backbone, loader = stage.settings.backbone, stage.train_loader(context)
+    network = build_network(backbone.name, len(stage.classes)).to(context.device)
+    shapes = aligned_shapes(backbone, stage.preprocessing.image_size)
+    batch = next(loader.epoch(0))
+    seconds = 0.0
+    for layer, shape in zip(aligned_layers(backbone), shapes, strict=True):
+        chunks = ChannelAblation(network, layer).increases(batch.images, batch.labels)
+        times, done = [time.monotonic()], 0
+        for chunk in itertools.islice(chunks, 2):  # the first one includes the layers up to this one
+            size = len(chunk.tolist())  # waits for the device
+            times.append(time.monotonic())
+            done += size
+            context.signals.raise_if_stopped()
+        seconds += times[-1] - times[0] + (shape.channels - done) * (times[-1] - times[-2]) / size
+    return min(BATCHES, len(loader)) * seconds
 
 
 @products_in_tf32(False)

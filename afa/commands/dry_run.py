@@ -17,9 +17,10 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from afa.commands.algorithm import check_folder, stages
+from afa.commands.delta_weights import estimate_increases
 from afa.commands.evaluation import prepare_evaluation
 from afa.commands.first_steps import FirstSteps
-from afa.commands.fixed_weights import with_fixed_weights
+from afa.commands.fixed_weights import nested_stage, with_fixed_weights
 from afa.commands.image_reader import Images, with_validation_folder
 from afa.config.hocon import format_settings
 from afa.config.settings import Settings
@@ -28,7 +29,7 @@ from afa.data.loaders import Batch, TestBatch
 from afa.errors import AFAError
 from afa.files import claim_folder
 from afa.machine.context import Context
-from afa.machine.device import choose_device, device_name
+from afa.machine.device import choose_device, device_name, keep_freed_memory
 from afa.machine.signals import Signals
 from afa.method.catalogue import METHODS
 from afa.results.journal import Journal
@@ -144,6 +145,7 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     settings, folder = with_validation_folder(settings), RunFolder(settings.run_path)
     device, note = choose_device(settings.run.gpu_id)
     Precision(settings.compute.precision, device)  # raises before anything is written
+    keep_freed_memory(device)  # as a run does
     is_searched = settings.is_searched
     if is_searched:  # the folder's future settings are not known yet
         state = "the steps use the first values of the search; the estimate does not include the search"
@@ -215,9 +217,8 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
     Raises:
         AFAError: the loss diverges; if the alpha ``is_searched``, that is a warning, because the search drops it.
     """
-    if METHODS[stage.options.method].fixed_weights:
-        stage = with_fixed_weights(stage, context, uniform=True)
-        log(f"{stage.title}: the estimate does not include the time to compute its fixed weights")
+    weights_seconds, weights_disk, weights_gpu = _estimate_fixed_weights(stage, context, log, is_searched=is_searched)
+    stage = with_fixed_weights(stage, context, uniform=True)
     stage.folder.checkpoints.mkdir(parents=True)
     learner = stage.build_learner(context)
     if context.device.type == "cuda":
@@ -256,16 +257,33 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
         epochs=stage.epochs,
         images_per_second=1 / train_seconds,
         # Both checkpoints are scored on the test images at the end.
-        seconds=stage.epochs * (train * train_seconds + saving) + (scored * monitor + 2 * test) * score_seconds,
-        disk_bytes=2 * last + best + test * _PREDICTION_BYTES,  # last.pth and previous.pth
+        seconds=weights_seconds
+        + stage.epochs * (train * train_seconds + saving)
+        + (scored * monitor + 2 * test) * score_seconds,
+        disk_bytes=weights_disk + 2 * last + best + test * _PREDICTION_BYTES,  # last.pth and previous.pth
         spare_bytes=last,
         memory_bytes=_peak_memory(),
-        gpu_bytes=_peak_gpu_memory(context),
+        gpu_bytes=max(weights_gpu, _peak_gpu_memory(context)),
     )
     log(_describe_stage(stage, learner, first_steps, found))
     if warning := divergence or first_steps.find_risk():
         log(f"warning: {warning}")
     return found
+
+
+def _estimate_fixed_weights(stage: Stage, context: Context, log: Log, *, is_searched: bool) -> tuple[float, int, int]:
+    """Seconds, bytes on the disk and peak memory on the GPU of the computation of a stage's fixed weights.
+
+    The mean attention over the training images is not included: it takes less time than an epoch.
+    """
+    nested = nested_stage(stage)
+    if nested is None:
+        return 0.0, 0, 0
+    found = _estimate_stage(nested, context, log, is_searched=is_searched)
+    is_delta = METHODS[stage.options.method].fixed_weights == "channel_weights"
+    seconds = found.seconds + (estimate_increases(stage, context) if is_delta else 0.0)
+    log(f"\n{stage.title}: the computation of its fixed weights takes {format_seconds(seconds)} of its time")
+    return seconds, found.disk_bytes, max(found.gpu_bytes, _peak_gpu_memory(context))
 
 
 def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Estimate:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from afa.commands.delta_weights import compute_channel_weights
+from afa.commands.delta_weights import compute_channel_weights, head_stage
 from afa.config.settings import BackboneSettings
 from afa.data.loaders import TestLoader
 from afa.errors import CheckpointError, one_line
@@ -50,8 +50,7 @@ def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
             stage.options.attention_path, stage.settings.run.outpath, stage.repeat, which=stage.options.stage_start
         )
     else:
-        options = replace(stage.options, method="ast", method_settings=None, keep_source=False)
-        ast = stage.nested("ast", "AST", options, start)
+        ast = ast_stage(stage)
         train_stage(ast, context)
         path = ast.folder.best_or_last(stage.options.stage_start)
     spatial = load_spatial_attention(path, backbone, stage.preprocessing.image_size).to(context.device)
@@ -74,6 +73,12 @@ def compute_mean_attention(stage: Stage, context: Context) -> list[Tensor]:
             views += len(batch.views)
             bar.update(len(batch.labels))
     return [(total / views).float().cpu() for total in sums]
+
+
+def ast_stage(stage: Stage) -> Stage:
+    """The stage that trains the AST for the mean attention."""
+    options = replace(stage.options, method="ast", method_settings=None, keep_source=False)
+    return stage.nested("ast", "AST", options, source_start(stage.settings.backbone))
 
 
 def load_spatial_attention(path: Path, backbone: BackboneSettings, image_size: int) -> AttentiveTerm:
@@ -116,6 +121,14 @@ WEIGHT_SOURCES: dict[str, WeightSource] = {
     ),
 }
 """``fixed_weights`` of a method's row -> how they are obtained."""
+
+
+def nested_stage(stage: Stage) -> Stage | None:
+    """The stage that is trained first to compute the fixed weights of ``stage``; None if there is none."""
+    kind, options = METHODS[stage.options.method].fixed_weights, stage.options
+    if kind == "channel_weights" and not options.channel_weight_path:
+        return head_stage(stage)
+    return ast_stage(stage) if kind == "mean_attention" and not options.attention_path else None
 
 
 def with_fixed_weights(stage: Stage, context: Context, *, uniform: bool = False) -> Stage:

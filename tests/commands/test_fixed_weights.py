@@ -1,15 +1,20 @@
 """Weights that are made before a stage: DELTA's, and the mean attention of a trained AST."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from afa.command_line import main
+from afa.commands import delta_weights
+from afa.commands.dry_run import estimate_run
 from afa.commands.fixed_weights import load_layer_weights
+from afa.config.hocon import load_settings
 from afa.data import loaders
 from afa.data.folders import scan_split
 from afa.data.transforms import Preprocessing
@@ -73,6 +78,32 @@ def test_delta_makes_the_channel_weights_that_it_else_reads(command, tmp_path, d
     one, two = (load_checkpoint(tmp_path / "runs" / name / "check_point/last.pth") for name in ("delta", "again"))
     assert all(torch.equal(two.model[key], value) for key, value in one.model.items())
     assert not (tmp_path / "runs/again/head").exists()
+
+
+def test_a_dry_run_includes_the_channel_weights(command, tmp_path, monkeypatch):
+    words = [*command("delta"), f"aligned_layers={json.dumps(LAYERS)}"]
+    monkeypatch.setattr(ablation, "VALUES_AT_ONCE", 2**16)
+    monkeypatch.setattr(delta_weights, "time", SimpleNamespace(monotonic=itertools.count().__next__))  # a second a call
+    increases, chunks = ChannelAblation.increases, []
+
+    def recorded(self, images, labels):
+        for chunk in increases(self, images, labels):
+            chunks.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(ChannelAblation, "increases", recorded)
+    estimate = estimate_run(load_settings(words[0], words[1:]))
+    assert len(chunks) == 4  # two of each layer
+    one_batch = sum(
+        2 + (channels - first - second) / second
+        for channels, first, second in zip((160, 320), chunks[::2], chunks[1::2], strict=True)
+    )
+    assert estimate.seconds > 3 * one_batch > 3 * 4
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps([[1 / 160] * 160, [1 / 320] * 320]))
+    without = estimate_run(load_settings(words[0], [*words[1:], f"channel_weight_path={weights}"]))
+    assert len(chunks) == 4
+    assert estimate.disk_bytes - without.disk_bytes > 3 * 9_000_000  # the checkpoints of the head
 
 
 def test_channel_weights_cut_short_go_on_where_they_were(command, tmp_path, monkeypatch, capsys):
