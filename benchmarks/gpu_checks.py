@@ -168,7 +168,7 @@ def checkpoint_without_gpu(options: argparse.Namespace) -> Figures:
 
 def arguments_of(options: argparse.Namespace, out: str, *more: str) -> list[str]:
     """Arguments of a run of AFA on the demo's images: two stages of four epochs."""
-    size = [f"batch_size={min(options.batch, 40)}", f"image_size={options.size}", "epochs=4", "alpha=1e-5"]
+    size = ["batch_size=40", f"image_size={options.size}", "epochs=4", "alpha=1e-5"]
     gpu = [] if any(word.startswith("gpu_id") for word in more) else [f"gpu_id={'cpu' if on_cpu(options) else 0}"]
     return [*RUN, f"outpath={out}", *size, *gpu, *more]
 

@@ -54,10 +54,11 @@ def gpu(monkeypatch):
     return module
 
 
-def test_the_gpu_command_checks_and_measures(gpu, monkeypatch, tmp_path):
+def test_the_gpu_command_checks_and_measures(gpu, monkeypatch, tmp_path, convolutions_in_tf32):
     rows = ["--rows", "mobilenet_v2: step, fp", "losses", "gpu_id=1", "--size", "32"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", *GPU_OPTIONS, *rows, "--out", str(tmp_path)])
     gpu.main()
+    assert set(convolutions_in_tf32) == {False}  # also in the textbook implementation and in the limit
     rows = gpu_rows(tmp_path)
     assert rows["mobilenet_v2: step, fp16"]["result"] == "not run: no GPU"
     assert rows["gpu_id=1: nothing on GPU 0, NaN reported"]["result"] == "not run: no GPU"

@@ -20,6 +20,7 @@ from afa.inference.predictions import find_images
 from afa.machine.context import Context
 from afa.machine.signals import Signals
 from afa.networks.build import build_network
+from afa.networks.features import FeatureNetwork
 from afa.results.journal import Journal
 from afa.training.engine import predict
 from tests.conftest import CLASSES
@@ -29,9 +30,9 @@ from tests.conftest import CLASSES
     ("backbone", "augmentation"), [("resnet50", "default"), ("mobilenet_v2", "default"), ("mobilenet_v2", "improved")]
 )
 def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(
-    make_checkpoint, settings_for, tmp_path, backbone, augmentation
+    make_checkpoint, settings_for, tmp_path, monkeypatch, backbone, augmentation
 ):
-    """For any batch size and order, although libraries choose kernels by the number of images."""
+    """For any batch size and order, although libraries choose kernels by the number of images; folded once."""
     path = make_checkpoint(backbone, augmentation)
     settings = settings_for(
         mode="eval", base_model_name=backbone, pre_trained_path=path, image_size=64, data_aug=augmentation
@@ -40,12 +41,15 @@ def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(
     evaluation = prepare_evaluation(settings, path, context)
     expected, _ = predict(evaluation.target.evaluator(), evaluation.loader)
     classifier = load_classifier(path, gpu_id="cpu")
+    folded, evaluator = [], FeatureNetwork.evaluator
+    monkeypatch.setattr(FeatureNetwork, "evaluator", lambda target: folded.append(target) or evaluator(target))
     paths = evaluation.loader.folder.paths
     for batch_size in (1, 2, 64):
         batches = classifier.logits(paths, batch_size)
         assert torch.equal(torch.cat([batch.logits for batch in batches]), expected)
     (backwards,) = classifier.logits(paths[::-1])
     assert torch.equal(backwards.logits.flip(0), expected)
+    assert folded == [classifier.target]
 
 
 @pytest.fixture
