@@ -71,7 +71,9 @@ def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = 
             path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
             outcome = evaluate_checkpoint(settings, path, folder=folder.as_stage, context=context)
         else:
-            images = Images(settings.data, context, decoded)
+            # The first checkpoint is written after all images have been checked.
+            are_checked = any(folder.path.rglob("last.pth"))
+            images = Images(settings.data, context, decoded, are_checked=are_checked)
             labels = " then ".join(stage.label for stage in settings.stages)
             splits = {"training": images.train, "held-out": images.held_out, "test": images.test}
             counts = [f"{len(split.folder)} {name} images" for name, split in splits.items() if split]

@@ -117,16 +117,19 @@ def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[An
 class ImageReader:
     """Reads splits: reports all bad images together, and keeps the decoded pixels if they fit into memory.
 
-    If ``decoded`` is given, it keeps all splits for other readers with the same settings.
+    If ``decoded`` is given, it keeps all splits for other readers with the same settings. ``are_checked``: an earlier
+    start of the run has checked the images, so they are read only to keep their pixels, or to skip bad ones.
     """
 
-    def __init__(self, settings: DataSettings, context: Context, decoded: Decoded | None = None) -> None:
+    def __init__(
+        self, settings: DataSettings, context: Context, decoded: Decoded | None = None, *, are_checked: bool = False
+    ) -> None:
         self.root = Path(settings.root) / settings.dataset
         self.preprocessing = Preprocessing(
             settings.image_size, settings.augmentation, settings.background, settings.grey_range
         )
         self._settings, self._journal, self._described = settings, context.journal, set[Path]()
-        self._decoded = decoded
+        self._decoded, self._are_checked = decoded, are_checked
         self._processes = context.processes.local_size  # all of them read the same images on this machine
         self._workers = max((os.cpu_count() or 1) // self._processes, 1)
 
@@ -158,6 +161,8 @@ class ImageReader:
         on_disk = self._settings.cache == "disk"
         keep = on_disk or self._fits_memory(len(folder))
         skip = self._settings.bad_images == "skip"
+        if self._are_checked and not (keep or skip):
+            return Split(folder, None)
         with self._journal.progress(f"reading {folder.root.name}", len(folder)) as bar:
 
             def advance(count: int) -> None:
@@ -217,9 +222,11 @@ class Images:
         DataError: folders or images that cannot be used; all of them, one line each.
     """
 
-    def __init__(self, settings: DataSettings, context: Context, decoded: Decoded | None = None) -> None:
-        is_first = not decoded  # of several runs with the same images
-        self._reader = ImageReader(settings, context, decoded)
+    def __init__(
+        self, settings: DataSettings, context: Context, decoded: Decoded | None = None, *, are_checked: bool = False
+    ) -> None:
+        is_first = not (decoded or are_checked)  # of several runs with the same images, or of several starts of one
+        self._reader = ImageReader(settings, context, decoded, are_checked=are_checked)
         self._fraction = settings.validation_fraction
         train, test = scan_dataset(self._reader.root)
         self.train = self._reader.read_train(train)
