@@ -152,7 +152,7 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
         ours = (folder.lock.name, f"{folder.settings_log.name}.tmp")
         other = [item.name for item in folder.path.iterdir() if item.name not in ours]
         if other:
-            raise AFAError(f"{folder.path}: holds files ({other[0]}) but not a run; choose another exp_id=<name>")
+            raise AFAError(f"{folder.path}: contains files ({other[0]}) but no run; choose another exp_id=<name>")
         return None
     finished, kind = None, "settings"
     different = differences(load_settings(folder.settings_log), settings)
@@ -167,7 +167,9 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
     if finished is not None:
         return finished
     if not settings.run.resume:
-        raise AFAError(f"{folder.path}: holds an unfinished run and resume = false; overwrite=true starts again")
+        raise AFAError(
+            f"{folder.path}: contains an unfinished run, and resume = false; overwrite=true renames it and starts again"
+        )
     return None
 
 

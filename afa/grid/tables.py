@@ -25,7 +25,9 @@ is not selected; *balanced* is its balanced accuracy. *Best epoch* has the highe
 epochs on the images under *selected on*; with `test` it is selected on the test images, as in the
 paper. (held-out): the value was selected on held-out images. *Difference*: best epoch minus
 published; `!`: larger than two standard deviations, combined from both results."""
-_DIFFERENCES = "*vs*: last epoch minus that of the baseline, as the mean over the same seeds, with its 95 % t-interval."
+_DIFFERENCES = (
+    "*vs*: last epoch minus last epoch of the baseline, as the mean over the same seeds, with its 95 % t-interval."
+)
 _WIDTH = 100  # columns of the terminal
 
 

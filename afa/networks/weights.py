@@ -89,7 +89,7 @@ def check_tensors(tensors: Mapping[str, object], path: Path | str) -> None:
     for name, tensor in tensors.items():
         problem = problem_of(tensor)
         if not problem and isinstance(tensor, Tensor) and not tensor.float().isfinite().all():
-            problem = "holds a value that is not finite"
+            problem = "contains a value that is not finite"
         if problem:
             raise CheckpointError(f"{path}: {name} {problem}")
 

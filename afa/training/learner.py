@@ -262,9 +262,9 @@ def head_width(checkpoint: Checkpoint, path: Path, name: str) -> int:
 
 
 def check_fit(checkpoint: Checkpoint, path: Path, name: str, classes: Sequence[str]) -> None:
-    """Raise CheckpointError if a checkpoint holds another network than ``name``, or other classes."""
+    """Raise CheckpointError if the network of a checkpoint is not ``name``, or its classes differ."""
     if checkpoint.backbone and checkpoint.backbone != name:
-        raise CheckpointError(f"{path}: holds a {checkpoint.backbone}; base_model_name is {name}")
+        raise CheckpointError(f"{path}: contains a {checkpoint.backbone}; base_model_name is {name}")
     outputs = head_width(checkpoint, path, name)
     if outputs != len(classes):
         raise CheckpointError(f"{path}: its head has {outputs} classes; the data set has {len(classes)}")
