@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-_MEMORY = ("not enough memory", "allocate memory", "bad_alloc", "can't start new thread", "failed to map segment")
+_MEMORY = (
+    "not enough memory",
+    "allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment",
+    "create a primitive",
+)
 
 
 def printable(text: str) -> str:

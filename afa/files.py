@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -11,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from afa.errors import AFAError, BusyError
+from afa.errors import AFAError, BusyError, ConfigError
 
 T = TypeVar("T")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -54,11 +55,52 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         AFAError: the file cannot be written; the old one is intact.
     """
-    content = text.encode("utf-8", errors="backslashreplace")
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write or replace a file. A library that writes a file itself may fail again, or abort, when it is destroyed.
+
+    Raises:
+        AFAError: the file cannot be written; the old one is intact.
+    """
     try:
         replace_file(path, lambda temporary: temporary.write_bytes(content))
     except OSError as error:
         raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Add to the end of a file, which is created if necessary. Raises as ``write_bytes``."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe or a device, on which a program would wait for ever, is refused.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is a folder" if path.is_dir() else "not a regular file", str(path))
+    return path.open("rb")
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote; ``~`` is the home folder, as in a shell.
+
+    Raises:
+        ConfigError: there is no home folder.
+    """
+    path = Path(text)
+    try:
+        return path.expanduser() if text.startswith("~") else path
+    except RuntimeError:
+        raise ConfigError(f"{text}: no home folder is known (HOME is not set); write the path without ~") from None
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -133,7 +175,10 @@ def locked(path: Path, *, wait: Callable[[], object] | None = None, remove: bool
                     break
                 file = stack.enter_context(path.open("w"))  # the previous holder removed the file
                 continue
-            except (BlockingIOError, PermissionError):  # POSIX allows either error
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):  # POSIX allows either for a lock that is held
+                    text = f"this file system cannot lock files ({error.strerror})"
+                    raise OSError(error.errno, text, str(path)) from None
                 if wait is None:
                     raise BlockingIOError(f"{path} is locked") from None
             wait()

@@ -80,6 +80,12 @@ def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = 
             context.journal.log(f"{labels}: {', '.join(counts)}, {len(images.classes)} classes")
             repeats: list[list[StageResult]] = [[] for _ in range(settings.run.repeat)]
             for stage in stages(settings, images, folder):
+                if stage.options.max_iter < stage.epochs * stage.steps / 2 and not stage.options.epochs:
+                    context.journal.log(
+                        f"{stage.title}: max_iter = {stage.options.max_iter} steps of batch_size = "
+                        f"{settings.data.batch_size} images are "
+                        f"{stage.epochs} epochs, as the data has fewer images; epochs=<n> sets them"
+                    )
                 repeats[stage.repeat - 1].append(train_stage(with_fixed_weights(stage, context), context))
             outcome = _summarise(settings, images, repeats)
         environment = describe_environment(context.device, command)
@@ -115,9 +121,11 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
         moved = None
         if settings.run.overwrite and folder.path.exists():
             moved = processes.on_main(move_aside, folder.path)
-        lock = processes.on_main(claim_folder, folder.path)
-        if lock is not None:
-            stack.enter_context(lock)
+        is_finished = folder.result.exists()
+        if not is_finished:  # a finished run is only read, perhaps from a disk that cannot be written
+            lock = processes.on_main(claim_folder, folder.path)
+            if lock is not None:
+                stack.enter_context(lock)
         signals = stack.enter_context(Signals())
         with processes.main_first():
             finished = check_folder(folder, settings)
@@ -125,7 +133,7 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
                 # The saved config resumes this run; it must not move the run aside.
                 saved = replace(settings, run=replace(settings.run, overwrite=False, dry_run=False))
                 write_text(folder.settings_log, format_settings(saved))
-        log = folder.experiment_log if processes.is_main else Path(os.devnull)
+        log = folder.experiment_log if processes.is_main and not is_finished else Path(os.devnull)
         quiet = settings.run.quiet or not processes.is_main
         journal = Journal(log, between=signals.raise_if_stopped, quiet=quiet)
         for line in (f"the previous run is now {moved}" if moved else "", note):

@@ -17,7 +17,7 @@ from afa.commands.delta_weights import compute_channel_weights, head_stage
 from afa.config.settings import BackboneSettings
 from afa.data.loaders import TestLoader
 from afa.errors import CheckpointError, one_line
-from afa.files import write_json
+from afa.files import open_regular, write_json
 from afa.machine.context import Context
 from afa.machine.launch import require_single_process
 from afa.method.aligned_maps import AttentiveTerm, Spatial
@@ -165,7 +165,7 @@ def load_layer_weights(path: Path, sizes: Sequence[int]) -> list[Tensor]:
         CheckpointError: the file is missing, is not JSON, or has lists that do not fit the aligned layers.
     """
     try:
-        lists = json.loads(path.read_text(encoding="utf-8"))
+        lists = json.load(open_regular(path))
         weights = [torch.tensor(values, dtype=torch.float32) for values in lists]
     except (OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise CheckpointError(f"{path}: expected JSON with one list of numbers per layer: {one_line(error)}") from None

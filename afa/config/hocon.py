@@ -25,6 +25,7 @@ from afa.errors import ConfigError
 
 MAX_INCLUDES = 8
 MAX_BYTES = 2**20
+MAX_TOKENS = 10_000
 MAX_DEPTH = 8  # pyhocon is recursive: about fifty brackets exhaust Python's stack
 MAX_NAMES = 32  # in a dotted key
 
@@ -117,7 +118,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, check_files:
         raise ConfigError(f"{path}: {error}") from None
     except _RefusedError as refused:
         known = [str(other) for other in (*sorted(path.parent.glob("*.hocon")), *config_names())]
-        raise ConfigError(f"{path}: {refused}{nearest(str(path), known)}") from None
+        hint = "" if path.exists() else nearest(str(path), known)
+        raise ConfigError(f"{path}: {refused}{hint}") from None
     return _build(source, overrides, name=path.stem, check_files=check_files)
 
 
@@ -342,6 +344,7 @@ class _Scanner:
         self.source = source
         self.text = source.text
         self.tokens = _tokens(self.text)
+        self.sizes: dict[str, int] = {}  # key -> characters of its value, substitutions included
         self.at = 0
         self.index: Index = {}
         self.scalars: set[str] = set()  # keys whose values are neither blocks nor references, which could be blocks
@@ -351,6 +354,8 @@ class _Scanner:
     def scan(self) -> Index:
         """The index of the text; mistakes are added to the source's findings."""
         with contextlib.suppress(_StopError):
+            if len(self.tokens) > MAX_TOKENS:  # pyhocon needs a millisecond for each
+                self._stop(self.tokens[MAX_TOKENS], f"the config has more than {MAX_TOKENS} words and signs")
             self._block("", None, 0)
             for key, token, was_set in self.references:  # pyhocon would look in the environment, or ignore them
                 name = token.text[2:-1].removeprefix("?")
@@ -427,6 +432,7 @@ class _Scanner:
             token = self._take()
             is_start = not value or value[-1].text != ":" or value[-1].end < token.start  # a:5d is one word
             value.append(token)
+            self._measure(key, token)
             if token.text in ("{", "["):
                 if depth == MAX_DEPTH:
                     self._stop(token, f"nested deeper than {MAX_DEPTH} brackets")
@@ -442,6 +448,16 @@ class _Scanner:
             elif token.kind == "word" and is_start and (match := _DURATION.match(self.text, token.start)):
                 self._report(token, key, f"{match[0]} reads as a duration; put the value in quotes")
         return value
+
+    def _measure(self, key: str, token: Token) -> None:
+        """Add a token to the size of a value: a few substitutions of substitutions could fill the memory."""
+        size = len(token.text)
+        if token.kind == "substitution":
+            name = token.text[2:-1].removeprefix("?")
+            size = sum(length for other, length in self.sizes.items() if f"{other}.".startswith(f"{name}."))
+        self.sizes[key] = self.sizes.get(key, 0) + size
+        if self.sizes[key] > MAX_BYTES:
+            self._stop(token, f"{key} has more than {MAX_BYTES} characters")
 
     def _list(self, key: str, opening: Token, depth: int) -> None:
         while self._next.text not in ("}", ""):

@@ -28,6 +28,29 @@ _STAGE_PREFIXES = tuple(f"{name}." for name in STAGE_NAMES)
 _BLOCKS = {*STAGE_NAMES, *(key.partition(".")[0] for key in FIELDS if "." in key)}
 
 
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "device": "gpu_id",
+    "gpu": "gpu_id",
+    "model": "base_model_name",
+    "backbone": "base_model_name",
+    "dataset": "target_dataset",
+    "data_dir": "target_data_dir",
+    "method": "reg_type",
+    "optimizer_momentum": "momentum",
+    "imgsz": "image_size",
+    "workers": "num_workers",
+    "output": "outpath",
+    "output_dir": "outpath",
+    "name": "exp_id",
+    "scheduler": "lr_scheduler",
+    "loss": "loss_type",
+    "checkpoint": "pre_trained_path",
+    "weights": "source_weights",
+}
+"""Name of a key in other programs -> its name here."""
+
+
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with dotted keys, for example ``first_stage.lr``, instead of blocks; an empty block stays."""
     flat: dict[str, Any] = {}
@@ -59,6 +82,8 @@ def build_settings(
             continue
         flat.pop(RENAMED.get(key, key), None)  # of a key and its released name the later one applies
         flat[RENAMED.get(key, key)] = value
+    if (name := flat.get("exp_id")) and (Path(str(name)).is_absolute() or ".." in Path(str(name)).parts):
+        problems.add("exp_id", f"'{name}' is outside outpath; write a name, and the folder in outpath=<folder>")
     flat, checked = _expand_recipe(flat, problems), dict[str, Any]()
     for prefix in ("", *_STAGE_PREFIXES):
         checked |= _check_scope(flat, prefix, problems)
@@ -135,6 +160,8 @@ def _check_scope(flat: Mapping[str, Any], prefix: str, problems: Problems) -> di
             return f"expected a block {{ ... }}, got {own[key]!r}"
         if key in FIELDS:
             return "is not a setting of a stage; set it outside the stage blocks"
+        if key in _OTHER_NAMES:
+            return f"unknown key; did you mean '{_OTHER_NAMES[key]}'?"
         return f"unknown key{nearest(key, [*known, *(() if prefix else (*STAGE_NAMES, *RENAMED))])}"
 
     own = {key: value for key, value in own.items() if key not in _BLOCKS or value != {}}

@@ -50,7 +50,7 @@ class DataSettings:
     image_size: int = setting(
         "side of the square network input in pixels; 0: the network's own", default=0, low=0, high=2048
     )
-    batch_size: int = setting("images per training step", default=64, low=1)
+    batch_size: int = setting("images per training step", default=64, low=1, high=100_000)
     validation_fraction: float = setting(
         "fraction of training images held out to select epoch and alpha; 0: none", default=0.0, low=0.0, high=0.9
     )
@@ -80,7 +80,7 @@ class DataSettings:
         changes_result=False,
     )
     cache_dir: str = setting(
-        "folder of cache = disk; safe to delete", default="~/.cache/afa/images", changes_result=False
+        "folder of cache = disk; safe to delete", default="~/.cache/afa/images", names="output", changes_result=False
     )
     num_workers: int = setting("processes that decode images", default=4, low=0, high=256, changes_result=False)
 
@@ -233,7 +233,7 @@ class RunSettings:
     """The command that is run, and the folder of its results."""
 
     mode: str = setting("train, or eval: evaluate a checkpoint", default="train", choices=("train", "eval"))
-    outpath: str = setting("folder that contains the runs", default="runs", changes_result=False)
+    outpath: str = setting("folder that contains the runs", default="runs", names="output", changes_result=False)
     exp_id: str = setting(
         "run's name; empty: <base_model_name>_<target_dataset>_<method>", default="", changes_result=False
     )

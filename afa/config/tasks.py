@@ -45,12 +45,14 @@ class PredictSettings:
     """``mode=predict``: the most likely classes of images."""
 
     pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
-    input: str = setting("an image, a folder of images, or a pattern in quotes, for example 'photos/*.jpg'")
-    output: str = setting("folder for predictions.csv and predictions.json", default="predictions")
+    input: str = setting(
+        "an image, a folder of images, or a pattern in quotes, for example 'photos/*.jpg'", names="images"
+    )
+    output: str = setting("folder for predictions.csv and predictions.json", default="predictions", names="output")
     base_model_name: str = setting(_BACKBONE, default="")
     classes_file: str = setting(_CLASSES, default="", names="file")
     batch_size: int = setting("number of images per batch", default=64, low=1)
-    outpath: str = setting(_OUTPATH, default="runs")
+    outpath: str = setting(_OUTPATH, default="runs", names="output")
     gpu_id: str = setting(_GPU, default="0")
 
 
@@ -81,10 +83,12 @@ class ExportSettings:
     format: str = setting(
         "format of the file: onnx, torch_export or safetensors", choices=("onnx", "torch_export", "safetensors")
     )
-    output: str = setting("folder for the network, model.json and the model card README.md", default="exported")
+    output: str = setting(
+        "folder for the network, model.json and the model card README.md", default="exported", names="output"
+    )
     base_model_name: str = setting(_BACKBONE, default="")
     classes_file: str = setting(_CLASSES, default="", names="file")
-    outpath: str = setting(_OUTPATH, default="runs")
+    outpath: str = setting(_OUTPATH, default="runs", names="output")
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,11 @@ class VisualizeSettings:
         default=(),
         names="checkpoint",
     )
-    input: str = setting("images, as in mode=predict; empty: test images of its data set", default="")
+    input: str = setting("images, as in mode=predict; empty: test images of its data set", default="", names="images")
     images: int = setting("number of images to show", default=4, low=1, high=64)
-    output: str = setting("folder for the PNG files and for tensorboard/", default="visualized")
+    output: str = setting("folder for the PNG files and for tensorboard/", default="visualized", names="output")
     base_model_name: str = setting(_BACKBONE, default="")
-    outpath: str = setting(_OUTPATH, default="runs")
+    outpath: str = setting(_OUTPATH, default="runs", names="output")
     gpu_id: str = setting(_GPU, default="0")
 
 
@@ -113,9 +117,10 @@ class PrepareSettings:
     prepare: str = setting("data set, or from_folder", choices=(*PUBLISHED, FROM_FOLDER))
     archive: str = setting(
         "folder of the downloaded files, or one of them; grocery_store: also a clone; from_folder: folder that "
-        "contains the classes"
+        "contains the classes",
+        names="archive",
     )
-    target_data_dir: str = setting("folder that contains the data sets")
+    target_data_dir: str = setting("folder that contains the data sets", names="folder")
     target_dataset: str = setting(
         "from_folder: name of the data set; empty: name of the folder in archive", default="", pattern=r"(?!\.)[^/\\]*"
     )
@@ -207,8 +212,8 @@ TASKS: dict[str, Task] = {
 
 
 def is_setting(argument: str) -> bool:
-    """Whether an argument is ``key=value``, not the name of a file."""
-    return ASSIGNMENT.fullmatch(argument) is not None
+    """Whether an argument is ``key=value``, not the name of a file, which may contain the sign."""
+    return ASSIGNMENT.fullmatch(argument) is not None and not Path(argument).is_file()
 
 
 def task_name(arguments: Sequence[str]) -> str:
@@ -236,6 +241,9 @@ def load_task(arguments: Sequence[str]) -> tuple[Task, Any]:
     task, problems = TASKS[name], Problems()
     known = setting_fields(task.settings)
     values = parse_assignments(arguments, known.get, problems)
+    keys = [match[1] for match in map(ASSIGNMENT.fullmatch, arguments) if match]
+    for key in dict.fromkeys(key for key in keys if keys.count(key) > 1):
+        problems.add(key, "set twice; keep one")
     values.pop("mode", None)
 
     def unknown(key: str) -> str:

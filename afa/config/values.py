@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
 from afa.errors import ConfigError
+from afa.files import user_path
 from afa.results.run_folder import find_checkpoint
 
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.ASCII | re.DOTALL)
@@ -135,6 +136,8 @@ def check_value(f: Field, value: Any) -> Any:
         return _check_number(wanted, bounds, value)
     if type(value) is not wanted:
         raise ValueError(f"expected {_EXAMPLES[wanted]}, got {_describe(value, wanted)}")
+    if bounds["names"] and value != f.default:
+        value = _path_text(value)
     if bounds["pattern"] and not re.fullmatch(bounds["pattern"], value):
         raise ValueError(f"'{value}' is not valid: {bounds['reason']}")
     if bounds["choices"]:
@@ -143,6 +146,13 @@ def check_value(f: Field, value: Any) -> Any:
             known = [*bounds["choices"], *bounds["aliases"]]
             raise ValueError(f"unknown value '{value}'{nearest(value, known)} (known: {', '.join(known)})")
     return value
+
+
+def _path_text(value: str) -> str:
+    try:
+        return str(user_path(value)) if value.startswith("~") else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _check_number(wanted: type, bounds: Mapping[str, Any], value: Any) -> Any:
@@ -172,6 +182,10 @@ def _describe(value: Any, wanted: type) -> str:
             return f"the string '{value}'"
         is_same = math.isfinite(number) and number == float(value)
         return f"the string '{value}'" + (f"; write {number!r}" if is_same else "")
+    if wanted is bool and isinstance(value, str):
+        meant = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
+        fix = meant.get(value.lower())
+        return f"'{value}'" + (f"; write {fix}" if fix else "")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -17,6 +18,7 @@ from afa.errors import DataError
 # Recognised by content, not by file name. Pillow knows 40 more formats, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # JPEG includes MPO: two JPEG images in one file
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a GiB as RGB; Pillow only warns
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is checked here
 _CHUNK = 32  # images per task: few enough for a steady progress bar, enough to hide the cost of a task
 _MEMINFO = Path("/proc/meminfo")
 GREY_RANGE = "0..65535"

@@ -94,6 +94,7 @@ def train(cells: Sequence[Cell]) -> int:
             runnable.append(cell)
     if cells and not runnable:
         raise ConfigError(list(dict.fromkeys(missing.values())))
+    busy = 0
     failures = [f"{dataset}: its runs are skipped; {line}" for dataset, line in missing.items()]
     for line in failures:
         _print(line)
@@ -115,6 +116,7 @@ def train(cells: Sequence[Cell]) -> int:
                 chosen[cell.group] = choose_values(cell.first_seed, cell.search_folder)
             run(cell.run_settings(chosen.get(cell.group)))
         except BusyError as error:
+            busy += 1
             _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
         except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
             reason = "; ".join(error.lines) if isinstance(error, AFAError) else resource_error(error) or one_line(error)
@@ -123,7 +125,7 @@ def train(cells: Sequence[Cell]) -> int:
     for line in failures:
         _print(line)
     _print(f"{len(runnable)} runs; failed or skipped: {len(failures)}", quiet=not failures and quiet)
-    return 1 if failures else 0
+    return 1 if failures or (busy and busy == len(runnable)) else 0
 
 
 def list_runs(cells: Sequence[Cell]) -> None:

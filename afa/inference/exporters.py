@@ -1,5 +1,6 @@
 """``mode=export``: a trained network as one file for other programs, with metadata and a model card."""
 
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -50,9 +51,11 @@ def trace(classifier: Classifier) -> ExportedProgram:
 
 def write_torch_export(classifier: Classifier, path: Path) -> None:
     """Write a file for ``torch.export.load``."""
-    with warnings.catch_warnings(), path.open("wb") as file:
+    buffer = io.BytesIO()  # torch would write to a full disk again when its writer is destroyed, and abort
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about weights that are not on the CPU; these are
-        torch.export.save(trace(classifier), file)
+        torch.export.save(trace(classifier), buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_onnx(classifier: Classifier, path: Path) -> None:
@@ -62,7 +65,7 @@ def write_onnx(classifier: Classifier, path: Path) -> None:
     )
     assert program is not None  # it is None without dynamo
     program.model.metadata_props.update(as_strings(metadata(classifier)))
-    program.save(path, external_data=False)
+    path.write_bytes(program.model_proto.SerializeToString())
 
 
 def write_safetensors(classifier: Classifier, path: Path) -> None:
@@ -116,6 +119,8 @@ def export(settings: ExportSettings) -> None:
     def write(temporary: Path) -> None:
         try:
             write_format(classifier, temporary)
+        except OSError:
+            raise
         except Exception as error:  # the exporters raise nearly every type
             raise AFAError(
                 f"{path}: {classifier.backbone} cannot be exported to this format: {one_line(error)}"
@@ -123,7 +128,10 @@ def export(settings: ExportSettings) -> None:
         # Only now: a failed export must leave the older one as it is.
         kept.extend(old.name for name in dict.fromkeys(older) if (old := keep_old(folder / name)))
 
-    replace_file(path, write)
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise AFAError(f"{path}: cannot be written: {error.strerror or error}") from None
     write_json(folder / METADATA, values)
     write_text(
         folder / CARD, card_text(classifier, [name for name, *_ in FORMATS.values() if (folder / name).exists()])

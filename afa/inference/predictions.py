@@ -43,12 +43,6 @@ def predict_files(settings: PredictSettings) -> None:
             bar.update(len(batch.paths) + len(batch.problems))
     if not names:
         raise DataError([*problems, *notes, f"{settings.input}: no image could be used"])
-    for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
-        say(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}")
-    for line in [f"skipped {line}" for line in problems[:_SHOWN]] + notes:
-        say(line)
-    if more := max(len(names) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
-        say(f"and {more} more")
     folder = Path(settings.output)
     top = [[{"class": label, "probability": value} for label, value in ranked] for ranked in guesses]
     document = {
@@ -65,6 +59,12 @@ def predict_files(settings: PredictSettings) -> None:
     kept = [old.name for old in map(keep_old, files) if old]
     write_most_probable(files[0], {"path": names}, guesses)
     write_json(files[1], document)
+    for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
+        say(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}")
+    for line in [f"skipped {line}" for line in problems[:_SHOWN]] + notes:
+        say(line)
+    if more := max(len(names) - _SHOWN, 0) + max(len(problems) - _SHOWN, 0):
+        say(f"and {more} more")
     older = f"; the older files are kept as {', '.join(kept)}" if kept else ""
     say(f"{len(names)} images, {len(problems)} skipped; {files[0].name} and {files[1].name} are in {folder}{older}")
 

@@ -130,6 +130,8 @@ def load_source_weights(name: str, source_weights: str) -> tuple[dict[str, Tenso
     if source_weights:
         path = Path(source_weights)
         return state_dict_of(load_file_safely(path), path), str(path)
+    if torch.hub.get_dir().startswith("~"):  # torch would create a folder of this name
+        raise CheckpointError(f"{name}: no home folder for its weights; set HOME, TORCH_HOME or source_weights=<file>")
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:

@@ -48,7 +48,10 @@ def layer_extractors(network: nn.Module, layers: Sequence[str], nodes: Sequence[
         raise ConfigError(f"aligned_layers: {type(network).__name__} has no layer {', '.join(unknown)}{hint}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the differences of the two graphs
-        traced = create_feature_extractor(network, [*layers, *nodes])
+        try:
+            traced = create_feature_extractor(network, [*layers, *nodes])
+        except ValueError as error:
+            raise ConfigError(f"aligned_layers: {one_line(error).partition(' Hint')[0]}; choose other layers") from None
     for graph in (traced.train_graph, traced.eval_graph):
         # An in-place activation directly after an aligned layer (VGG) would overwrite the layer's map.
         outputs = next(node for node in graph.nodes if node.op == "output").all_input_nodes

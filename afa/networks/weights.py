@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from afa.errors import CheckpointError, one_line
+from afa.files import open_regular
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "model_state", "weights")
+_PREFIXES = ("module", "_orig_mod", "model", "net", "network")
 
 
 def load_file_safely(path: Path) -> dict:
@@ -22,6 +26,7 @@ def load_file_safely(path: Path) -> dict:
     """
     content: object
     try:
+        open_regular(path).close()
         if path.suffix == ".safetensors":
             content = dict(load_file(path))
         else:
@@ -55,8 +60,8 @@ def load_file_safely(path: Path) -> dict:
 
 
 def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
-    """The state dict in a file's content: bare, or under ``model`` or ``state_dict``; wrappers' prefixes removed."""
-    for key in ("model", "state_dict"):
+    """The state dict in a file's content: bare, or in a wrapper such as ``model``; wrappers' prefixes are removed."""
+    for key in _WRAPPERS:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
@@ -66,9 +71,11 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if problem := problem_of(tensor):
             raise CheckpointError(f"{path}: {name} {problem}")
-    for prefix in ("module.", "_orig_mod."):  # DataParallel's and torch.compile's
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    # DataParallel's and torch.compile's, also twice; a torchvision network has no module with such a name.
+    while (prefix := next(iter(tensors)).partition(".")[0]) in _PREFIXES:
+        if not all(name.startswith(f"{prefix}.") for name in tensors):
+            break
+        tensors = {name.removeprefix(f"{prefix}."): value for name, value in tensors.items()}
     return tensors
 
 
@@ -121,6 +128,9 @@ def load_state(
         if name in loaded and loaded[name].shape != own[name].shape
     ]
     if problems:
+        begins = {name.partition(".")[0] for name in loaded}
+        if len(begins) == 1 and not begins & {name.partition(".")[0] for name in own}:
+            problems = [f"all its names begin with {begins.pop()}.; remove this prefix"]
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise CheckpointError(f"{path}: does not fit the network: {'; '.join(problems[:10])}{more}")
     network.load_state_dict(loaded, strict=False)

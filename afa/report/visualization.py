@@ -1,5 +1,6 @@
 """``mode=visualize``: curves, errors, attention and activations of a checkpoint as PNG files and TensorBoard images."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -8,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import image as image_summary
 
 from afa.config.settings import BackboneSettings
 from afa.config.tasks import VisualizeSettings
 from afa.data.folders import find_layout, scan_split
 from afa.errors import AFAError, CheckpointError, ConfigError
-from afa.files import keep_old
+from afa.files import keep_old, write_bytes
 from afa.inference.classifier import Classifier, load_classifier
 from afa.inference.predictions import find_images
 from afa.inference.trained_attention import attention_to, centre_views, read_settings
@@ -24,6 +25,7 @@ from afa.report import plots
 from afa.report.confusion import read_predictions
 from afa.report.page import ATTENTION, evenly_spaced
 from afa.results.journal import say
+from afa.results.records import EventFile
 from afa.results.run_folder import StageFolder, stage_name
 from afa.training.checkpoint import load_checkpoint
 from afa.training.learner import Start, aligned_layers, build_source, source_start
@@ -55,12 +57,13 @@ def visualize(settings: VisualizeSettings) -> None:
     folder = Path(settings.output)
     moved = keep_old(folder)
     try:
-        with SummaryWriter(folder / "tensorboard") as writer:
-            for name, image in _named_images(classifier, others, evenly_spaced(paths, settings.images), known):
-                path = folder / f"{name}.png"
-                image.save(path)
-                writer.add_image(name, np.asarray(image), dataformats="HWC")
-                say(str(path))
+        events = EventFile(folder / "tensorboard")
+        for name, image in _named_images(classifier, others, evenly_spaced(paths, settings.images), known):
+            path, content = folder / f"{name}.png", io.BytesIO()
+            image.save(content, "PNG")
+            write_bytes(path, content.getvalue())
+            events.write([image_summary(name, np.asarray(image), dataformats="HWC")])
+            say(str(path))
     except OSError as error:
         reason = error.strerror or error
         raise AFAError(f"{folder}: cannot be written: {reason}; choose another output=<folder>") from None

@@ -1,13 +1,16 @@
 """Files of a stage: ``log.txt``, TensorBoard scalars, predictions."""
 
+import io
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from afa.files import write_csv, write_text
+from afa.files import append_bytes, write_csv, write_text
 from afa.results.outcomes import LOG_COLUMNS, EpochRow, class_scores
 from afa.results.run_folder import StageFolder
 
@@ -29,21 +32,47 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+class EventFile:
+    """A file for TensorBoard in ``folder``. torch's writer has a thread, whose error on a full disk is a traceback."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names, which contain the second of their creation: the new
+        # file must be the last one, whatever the clock shows.
+        seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+        second = max([int(time.time()), *(int(text) + 1 for text in seconds if text.isdigit())])
+        self._path = folder / f"events.out.tfevents.{second}.{os.getpid()}"
+        self.add(file_version="brain.Event:2")
+
+    def write(self, summaries: Sequence[Any], step: int = 0) -> None:
+        """Add summaries, see ``torch.utils.tensorboard.summary``. Raises AFAError if the file cannot be written."""
+        self.add(*({"summary": summary, "step": step} for summary in summaries))
+
+    def add(self, *events: Mapping[str, Any], **event: Any) -> None:
+        """Add events with the given fields."""
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        content = io.BytesIO()
+        writer = RecordWriter(content)
+        for fields in events or (event,):
+            writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        append_bytes(self._path, content.getvalue())
+
+
 class Scalars:
     """TensorBoard scalars of a stage from epoch ``done`` + 1 on; TensorBoard ignores these epochs in earlier files."""
 
     def __init__(self, folder: StageFolder, done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # only training needs it, and it is slow to import
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # only training needs it, and it is slow to import
 
-        # TensorBoard reads files in the order of their names, which start with the second of their creation:
-        # the new file must sort last.
-        second = int(time.time())
-        if any(path.name.split(".")[3] == str(second) for path in folder.tensorboard.glob("events.out.tfevents.*")):
-            time.sleep(max(second + 1 - time.time(), 0))
-        self._writer = SummaryWriter(folder.tensorboard, purge_step=done + 1)
+        self._file = EventFile(folder.tensorboard)
+        self._file.add(step=done + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, row: EpochRow, selected_on: str) -> None:
         """Write one epoch. ``selected_on``: the split of ``row.top1`` and ``row.loss``."""
+        from torch.utils.tensorboard.summary import scalar
+
         losses = ("classification", "head_penalty", "alignment", "total")
         scalars = {f"loss/{name}": getattr(row, name) for name in losses}
         scalars |= {"accuracy/train_top1": row.train_top1, "optimiser/learning_rate": row.learning_rate}
@@ -54,12 +83,7 @@ class Scalars:
                 f"loss/{selected_on}_cross_entropy": row.loss,
             }
         scalars |= {f"attention_entropy/{name}": entropy for name, entropy in row.entropies.items()}
-        for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, row.epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
+        self._file.write([scalar(tag, value) for tag, value in scalars.items()], row.epoch)
 
 
 def most_probable(logits: Tensor, classes: Sequence[str]) -> list[list[tuple[str, float]]]:

@@ -64,32 +64,31 @@ def _train(stage: Stage, context: Context) -> StageResult:
     scalars = processes.on_main(Scalars, stage.folder, done=state.epoch)
 
     try:
-        with contextlib.closing(scalars) if scalars else contextlib.nullcontext():
-            while state.epoch < stage.epochs:
-                # Train one epoch.
-                started = time.monotonic()
-                with steps.observe_epoch():
-                    batches = context.signals.watch(loader.epoch(state.epoch, start=state.step))
-                    train_one_epoch(learner, batches, state.sums, steps.after_step)
+        while state.epoch < stage.epochs:
+            # Train one epoch.
+            started = time.monotonic()
+            with steps.observe_epoch():
+                batches = context.signals.watch(loader.epoch(state.epoch, start=state.step))
+                train_one_epoch(learner, batches, state.sums, steps.after_step)
 
-                # Score it.
-                row = steps.finish_epoch()
-                best = max((earlier.top1 for earlier in state.history if earlier.is_scored), default=-1.0)
-                state.history.append(row)
-                state.step, state.sums = 0, TrainSums(len(learner.objective.attention_names), context.device)
-                state.seconds += time.monotonic() - started
+            # Score it.
+            row = steps.finish_epoch()
+            best = max((earlier.top1 for earlier in state.history if earlier.is_scored), default=-1.0)
+            state.history.append(row)
+            state.step, state.sums = 0, TrainSums(len(learner.objective.attention_names), context.device)
+            state.seconds += time.monotonic() - started
 
-                # Log it.
-                _log_epoch(stage, context, state.history, is_best=row.top1 > best)
-                processes.on_main(write_log, stage.folder.log_txt, state.history)
-                if scalars:
-                    scalars.write(row, splits.selected_on)
+            # Log it.
+            _log_epoch(stage, context, state.history, is_best=row.top1 > best)
+            processes.on_main(write_log, stage.folder.log_txt, state.history)
+            if scalars:
+                scalars.write(row, splits.selected_on)
 
-                # Save it; last.pth at the end, so that a process that is killed before repeats the epoch.
-                if row.top1 > best:
-                    steps.check_weights()
-                    save_best(stage, learner, state, context)
-                steps.save()
+            # Save it; last.pth at the end, so that a process that is killed before repeats the epoch.
+            if row.top1 > best:
+                steps.check_weights()
+                save_best(stage, learner, state, context)
+            steps.save()
     except StoppedError:
         steps.save()
         raise

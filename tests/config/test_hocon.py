@@ -90,7 +90,7 @@ def problems(text: str, *overrides: str) -> list[str]:
         ("max_iter = 2.7", "6: max_iter: expected an integer, got float 2.7"),
         ("max_iter = true", "6: max_iter: expected an integer, got true"),
         ("max_iter = 1_000", "6: max_iter: expected an integer, got the string '1_000'; write 1000"),
-        ("resume = yes", "6: resume: expected true or false, got str yes"),
+        ("resume = yes", "6: resume: expected true or false, got 'yes'; write true"),
         ("pretrain_path = null", "6: pretrain_path: expected a string, got nothing"),
         ("lr = [1, {a = 2}]", "6: lr: expected a number, for example 0.01, got list [1, {'a': 2}]"),
         (f"first_stage {{\n{'first_stage.' * 2000}lr = 1 }}", "7: a key of more than 32 names"),

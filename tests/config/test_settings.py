@@ -47,7 +47,7 @@ def test_a_key_without_a_default_is_required(key: str) -> None:
     ("key", "value", "message"),
     [
         ("lr", 10**400, "a number of 401 digits is out of range; expected at least 0"),
-        ("batch_size", -(10**400), "a number of 401 digits is out of range; expected at least 1"),
+        ("batch_size", -(10**400), "a number of 401 digits is out of range; expected 1 to 100000"),
         ("lr", -0.1, "-0.1 is out of range; expected at least 0"),
         ("lr", float("nan"), "nan is out of range; expected at least 0"),
         ("momentum", 1.5, "1.5 is out of range; expected 0 to 1"),

@@ -79,7 +79,6 @@ def test_the_scalars_of_a_resumed_stage_replace_those_of_the_epochs_that_are_rep
         for epoch, alignment in alignments.items():
             row = replace(ROW, epoch=epoch, alignment=alignment, top1=50.0 if epoch == 3 else math.nan)
             scalars.write(row, "held_out")
-        scalars.close()
     events = EventAccumulator(str(folder.tensorboard)).Reload()
     values = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert values["loss/alignment"] == [(1, 10.0), (2, 21.0), (3, 31.0)]
