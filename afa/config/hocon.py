@@ -431,9 +431,15 @@ class _Scanner:
         while self._next.text not in ("\n", ",", "}", "]", "") and (is_block or len(brackets) > 1):
             token = self._take()
             is_start = not value or value[-1].text != ":" or value[-1].end < token.start  # a:5d is one word
+            is_bracket = token.text in ("{", "[")
+            if token.kind != "substitution" and any(
+                (other.text in ("{", "[")) != is_bracket for other in value if other.kind != "substitution"
+            ):
+                self._report(token, key, f"'{token.text}' outside quotes; put the value in quotes")
+                raise _StopError
             value.append(token)
             self._measure(key, token)
-            if token.text in ("{", "["):
+            if is_bracket:
                 if depth == MAX_DEPTH:
                     self._stop(token, f"nested deeper than {MAX_DEPTH} brackets")
                 if token.text == "[":
