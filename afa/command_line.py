@@ -17,7 +17,7 @@ from afa.config.key_help import help_text
 from afa.config.tasks import TASKS, is_setting, load_task, task_name
 from afa.errors import AFAError, ConfigError, resource_error
 from afa.machine.launch import report_errors_once, require_single_process
-from afa.machine.signals import Program, Signals, StoppedError
+from afa.machine.signals import Program, Signals, StoppedError, end_process
 from afa.results.journal import discard_output, say
 
 _RESUMES = "; the same command resumes from the last checkpoint"
@@ -84,7 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, StoppedError):
             error = StoppedError(signal.SIGINT)  # another name would keep the frames, and their workers, until the exit
         Program.has_reported = True
-        return _fail([f"{line}{'' if is_task else ' to resume'}" for line in error.lines], error.exit_status)
+        status = _fail([f"{line}{'' if is_task else ' to resume'}" for line in error.lines], error.exit_status)
+        if Program.is_running:  # Python needs seconds to free the memory of an export
+            end_process(error.number, str(error))
+        return status
     except BrokenPipeError:  # the reader of the output has ended, for example ``head``
         discard_output(sys.stdout)
         return 128 + signal.SIGPIPE

@@ -165,7 +165,8 @@ def load_layer_weights(path: Path, sizes: Sequence[int]) -> list[Tensor]:
         CheckpointError: the file is missing, is not JSON, or has lists that do not fit the aligned layers.
     """
     try:
-        lists = json.load(open_regular(path))
+        with open_regular(path) as file:
+            lists = json.load(file)
         weights = [torch.tensor(values, dtype=torch.float32) for values in lists]
     except (OSError, ValueError, TypeError, OverflowError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise CheckpointError(f"{path}: expected JSON with one list of numbers per layer: {one_line(error)}") from None

@@ -83,6 +83,6 @@ def find_images(wanted: str) -> tuple[list[Path], list[str]]:
                 inner = path.relative_to(match)
                 if not below or any(one.match(below) for one in (inner, *inner.parents)):
                     found.add(path)
-        elif match == Path(wanted) or walk.accept(match):  # the only file that is wanted is read in any case
+        elif (match == Path(wanted) and match.is_file()) or walk.accept(match):  # the only file is read in any case
             found.add(match)
     return sorted(found, key=str), [*walk.problems, *walk.describe(wanted)]

@@ -20,7 +20,7 @@ from afa.machine.launch import read_launch
 
 T = TypeVar("T")
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PATIENCE = 8.0
+_PATIENCE = 6.0
 """Seconds after which a command that has to stop is ended, whatever holds it: native code, a thread, a hung disk."""
 _CLEANUP = 2.0
 """The same, once the state is saved."""
@@ -61,8 +61,11 @@ def _line(number: int) -> str:
     return f"stopped by {signal.Signals(number).name}; run the same command again"
 
 
-def _exit(number: int, line: str) -> None:
-    """End the process and its workers without any cleanup; files are replaced atomically and stay intact."""
+def end_process(number: int, line: str) -> None:
+    """End the process and its workers without any cleanup, with a line if none was printed.
+
+    Files are replaced atomically and stay intact.
+    """
     if not Program.has_reported:
         with contextlib.suppress(OSError):
             os.write(2, f"{line}\n".encode())
@@ -88,7 +91,7 @@ def end_on_signals() -> None:
     An exception inside an import is a long traceback, or aborts the process while torch's libraries are loaded.
     """
     Program.is_running = True
-    _install(lambda number, frame: _exit(number, _line(number)))
+    _install(lambda number, frame: end_process(number, _line(number)))
 
 
 def _end_later(number: int, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
@@ -97,7 +100,7 @@ def _end_later(number: int, condition: Callable[[], bool], seconds: float = _PAT
     def wait() -> None:
         time.sleep(seconds)
         if condition():
-            _exit(number, _line(number))
+            end_process(number, _line(number))
 
     _thread.start_new_thread(wait, ())  # not threading: the handler may interrupt a holder of its locks
 
@@ -174,7 +177,7 @@ class Signals:
         if self.stop_requested:
             # torchrun passes a signal on to processes that have received it already, as members of its group.
             if not self._is_shared or time.monotonic() - self._since > _REPEATED:
-                _exit(number, "stopped at once; the same command resumes from the last checkpoint")
+                end_process(number, "stopped at once; the same command resumes from the last checkpoint")
             return
         self.stop_requested, self._since = number, time.monotonic()
         if self._state is State.WAITING:

@@ -114,6 +114,9 @@ def test_links_are_followed_once_and_files_of_systems_are_ignored(pictures):
     assert [path.name for path in find_images(f"{pictures}/**/more/*.jpg")[0]] == ["1.jpg", "3.jpg"]
     assert find_images(f"{pictures}/*/0.jpg")[0] == []
     assert find_images(f"{pictures}/@eaDir/*.jpg")[0] == [pictures / "@eaDir/0.jpg"]
+    os.mkfifo(pictures / "pipe.jpg")
+    paths, lines = find_images(str(pictures / "pipe.jpg"))  # reading it would not end
+    assert (paths, "special (a pipe or a device)" in lines[0]) == ([], True)
 
 
 def test_the_background_of_the_training_is_used(make_checkpoint, settings_for, tmp_path):
