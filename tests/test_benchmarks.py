@@ -117,6 +117,21 @@ def test_the_rows_that_need_hardware_compute(gpu, monkeypatch):
     assert "all end" in gpu.checks.two_processes(options)["result"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        ("large_folders.py", ["--images", "100", "200"], 8),
+        ("estimates.py", ["--methods", "DELTA", "AFA", "--overrides", "max_iter=5", "image_size=32"], 2),
+    ],
+)
+def test_a_benchmark_of_starts_and_estimates_measures_all_rows(script, options, rows, tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / script, *options, "--json", tmp_path / "figures.json"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert [len(row) for row in content["rows"]] == rows * [len(content["header"])]
+
+
 def test_the_alpha_study_trains_chooses_and_judges(words, tmp_path):
     study = [sys.executable, ROOT / "benchmarks/alpha_study.py", "--sets", "fashion_mnist", "--methods", "AFA"]
     options = ["--alphas", "3", "1e38", "--seeds", "2", "--epochs", "2", "--out", tmp_path / "study", "--shard", "1/1"]

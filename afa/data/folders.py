@@ -53,11 +53,11 @@ class ImageFolder:
         Raises:
             DataError: files that do not exist, one line each.
         """
-        digest, problems = hashlib.sha256(), []
+        digest, problems, above = hashlib.sha256(), [], len(self.root.parts)
         for path in self.paths:
             try:
                 # A name contains no "\0" and a size no "\n", so no two lists give the same bytes.
-                name, size = os.fsencode(path.relative_to(self.root).as_posix()), path.stat().st_size
+                name, size = os.fsencode("/".join(path.parts[above:])), path.stat().st_size
                 digest.update(name + b"\0%d\n" % size)
             except OSError as error:
                 problems.append(f"{path}: {error.strerror}")
@@ -157,7 +157,8 @@ def scan_held_out(root: Path, classes: Sequence[str]) -> ImageFolder:
 
 def missing_classes(folder: ImageFolder) -> str:
     """A line about the classes without an image; empty if there is none."""
-    missing = {name for label, name in enumerate(folder.classes) if label not in set(folder.labels)}
+    present = set(folder.labels)
+    missing = {name for label, name in enumerate(folder.classes) if label not in present}
     counts = f"{len(missing)} of the {len(folder.classes)} classes have no image"
     return f"{folder.root}: {counts}: {_first_few(missing)}" if missing else ""
 
@@ -207,7 +208,8 @@ def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str
     Raises:
         DataError: they are not classes, but splits, or a folder of the classes.
     """
-    deep = {folder: [path for path in paths if path.parent != folder] for folder, paths in images.items()}
+    depth = len(root.parts) + 2
+    deep = {folder: [path for path in paths if len(path.parts) > depth] for folder, paths in images.items()}
     # A few images in the folder itself may be overviews of its classes.
     nested = {
         folder: _first_folders(folder, deep[folder])
@@ -242,7 +244,8 @@ def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str
         )
     several = [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]
     lines = [f"{root}: one class each, although their images are in folders: {_first_few(several)}"] if several else []
-    above = {(folder, path.stem) for folder, paths in images.items() for path in paths if path.parent == folder}
+    mixed = (folder for folder in images if deep[folder])
+    above = {(folder, path.stem) for folder in mixed for path in images[folder] if path.parent == folder}
     if twins := [path for folder, paths in deep.items() for path in paths if (folder, path.stem) in above]:
         lines.append(
             f"{root}: {len(twins)} images have the name of another image of their class, for example {twins[0]}; "
