@@ -1,6 +1,7 @@
 """``prepare=<data set>``: convert the owners' archives, or a folder of classes, to ``{train,test}/<class>/*``."""
 
 import contextlib
+import filecmp
 import functools
 import os
 import shutil
@@ -125,7 +126,7 @@ def _split_folder(settings: PrepareSettings, folder: Path) -> None:
     different = [
         path
         for path in sorted(placed.keys() | found.keys())
-        if not (path in placed and path in found and found[path].stat().st_size == placed[path].stat().st_size)
+        if not (path in placed and path in found and filecmp.cmp(found[path], placed[path], shallow=False))
     ]
     if different:
         raise DataError(

@@ -338,7 +338,7 @@ def test_a_split_that_is_not_what_was_asked_for_is_refused(pictures, tmp_path, c
     (pictures / "cat/new.jpg").unlink()
     removed = next((folder / "train/dog").glob("*.jpg"))
     content = removed.read_bytes()
-    removed.write_bytes(content[:-1])
+    removed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert main(from_folder(pictures)) == 1
     assert f"1 images differ, for example {removed.relative_to(folder)}" in capsys.readouterr().err
     removed.unlink()
