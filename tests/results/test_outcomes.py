@@ -3,7 +3,16 @@
 import math
 from dataclasses import replace
 
-from afa.results.outcomes import EpochRow, Score, StageResult, balanced_spread, class_scores, results_table
+from afa.results.outcomes import (
+    EpochRow,
+    Score,
+    Spread,
+    StageResult,
+    balanced_spread,
+    class_scores,
+    results_table,
+    spread,
+)
 
 
 def test_precision_recall_and_f1_of_a_class():
@@ -27,6 +36,11 @@ def test_the_table_says_what_each_accuracy_is():
         "AST    best on held_out: 3, 3  26.50 ± 0.00 (n=2)  20.00 ± 0.00 (n=2)  100       24 s",
         "       last: 6                 25.00 ± 0.00 (n=2)  19.25 ± 0.00 (n=2)",
     ]
+
+
+def test_the_deviation_over_seeds_is_that_of_a_sample():
+    assert spread([1.0, 3.0]) == Spread(2.0, math.sqrt(2), 2)
+    assert spread([5.0]) == Spread(5.0, 0.0, 1)
 
 
 def test_a_result_of_version_0_1_0_has_no_balanced_accuracy():
