@@ -147,10 +147,12 @@ def with_fixed_weights(stage: Stage, context: Context, *, uniform: bool = False)
     sizes = [source.size(shape) for shape in aligned_shapes(stage.settings.backbone, stage.preprocessing.image_size)]
     if uniform:
         return replace(stage, fixed_weights=tuple(torch.full((size,), 1 / size) for size in sizes))
-    path = stage.folder.path / source.file
+    path, folder = stage.folder.path / source.file, stage.folder
+    # A stage that was started compares the images with those of its start; before, the computation compares them.
+    is_started = any(file.exists() for file in (folder.last, folder.previous, folder.result))
     if kind == "channel_weights" and stage.options.channel_weight_path:
         path = Path(stage.options.channel_weight_path)
-    elif not path.exists():
+    elif not path.exists() or not (is_started or context.processes.size > 1):
         require_single_process(f"reg_type = {stage.options.method}: the computation of {path}")
         stage.folder.path.mkdir(parents=True, exist_ok=True)
         write_json(path, [weights.tolist() for weights in source.compute(stage, context)])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,7 +107,7 @@ def test_a_dry_run_includes_the_channel_weights(command, tmp_path, monkeypatch):
     assert estimate.disk_bytes - without.disk_bytes > 3 * 9_000_000  # the checkpoints of the head
 
 
-def test_channel_weights_cut_short_go_on_where_they_were(command, tmp_path, monkeypatch, capsys):
+def test_channel_weights_cut_short_go_on_where_they_were(command, tmp_path, data_dir, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "VALUES_AT_ONCE", 2**16)
     words = [*command("act_fixed"), f"aligned_layers={json.dumps(LAYERS)}"]
     assert main(words) == 0
@@ -131,6 +132,14 @@ def test_channel_weights_cut_short_go_on_where_they_were(command, tmp_path, monk
     whole, cut = (read(tmp_path / f"runs/{run}/channel_weights.json") for run in ("act_fixed", "cut"))
     for one, two in zip(whole, cut, strict=True):
         assert two == pytest.approx(one, abs=1e-6)
+    # A run that died between the computation and its first checkpoint does not use the weights of other images.
+    for name in ("check_point", "stage.json", "result.json"):
+        shutil.move(tmp_path / "runs/cut" / name, tmp_path)
+    shutil.copytree(data_dir / "tiny", tmp_path / "data/tiny")
+    next((tmp_path / "data/tiny/train/bag").iterdir()).unlink()
+    capsys.readouterr()
+    assert main([*words, "exp_id=cut", f"target_data_dir={tmp_path / 'data'}"]) == 1
+    assert "head: cannot resume, the training images changed since its start" in capsys.readouterr().err
 
 
 def test_fixed_spatial_attention_is_the_mean_of_a_trained_asts(
