@@ -7,6 +7,7 @@ from typing import Any
 
 from afa.commands.algorithm import execute
 from afa.commands.dry_run import print_dry_run
+from afa.commands.jobs import open_pool, train_repeats
 from afa.commands.search import with_chosen_values
 from afa.config.schema import check_dataset
 from afa.config.settings import BackboneSettings, DataSettings, RunSettings, Settings
@@ -35,8 +36,11 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
     if settings.run.dry_run:
         estimate = print_dry_run(settings)
         return {**estimate._asdict(), "stages": [stage._asdict() for stage in estimate.stages]}
-    if settings.is_searched:
-        settings = with_chosen_values(settings)
+    if settings.is_searched or settings.run.repeat > 1:
+        with open_pool([settings]) as pool:
+            if settings.is_searched:
+                settings = with_chosen_values(settings, pool)
+            settings = train_repeats(settings, pool)
     result = execute(settings, command)
     if read_launch().rank == 0:
         from afa.report.page import report_on  # matplotlib takes a while to import

@@ -95,6 +95,18 @@ def execute(settings: Settings, command: str = "", *, decoded: Decoded | None = 
         return result
 
 
+def train_repeat(settings: Settings, repeat: int) -> None:
+    """Train the stages of one repeat, counted from 1, in a process of its own; see ``commands/jobs.py``.
+
+    Raises:
+        AFAError: see its subclasses.
+    """
+    with open_run(settings, repeat) as opened:
+        images = Images(settings.data, opened.context)
+        for stage in stages(settings, images, opened.folder, only=repeat):
+            train_stage(with_fixed_weights(stage, opened.context), opened.context)
+
+
 @dataclass(frozen=True)
 class OpenRun:
     """A run whose folder is locked; ``finished`` is its result if it is finished."""
@@ -105,8 +117,10 @@ class OpenRun:
 
 
 @contextlib.contextmanager
-def open_run(settings: Settings) -> Generator[OpenRun]:
+def open_run(settings: Settings, repeat: int | None = None) -> Generator[OpenRun]:
     """Choose the device, connect the processes, lock the run's folder, and handle signals until the exit.
+
+    With ``repeat``, only the folder of that repeat is locked, because other processes train the others.
 
     Raises:
         AFAError: see its subclasses.
@@ -123,19 +137,15 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
             moved = processes.on_main(move_aside, folder.path)
         is_finished = folder.result.exists()
         if not is_finished:  # a finished run is only read, perhaps from a disk that cannot be written
-            lock = processes.on_main(claim_folder, folder.path)
+            lock = processes.on_main(claim_folder, folder.path / f"repeat_{repeat}" if repeat else folder.path)
             if lock is not None:
                 stack.enter_context(lock)
         signals = stack.enter_context(Signals())
         with processes.main_first():
-            finished = check_folder(folder, settings)
-            if not folder.settings_log.exists():
-                # The saved config resumes this run; it must not move the run aside.
-                saved = replace(settings, run=replace(settings.run, overwrite=False, dry_run=False))
-                write_text(folder.settings_log, format_settings(saved))
+            finished = start_folder(folder, settings)
         log = folder.experiment_log if processes.is_main and not is_finished else Path(os.devnull)
         quiet = settings.run.quiet or not processes.is_main
-        journal = Journal(log, between=signals.raise_if_stopped, quiet=quiet)
+        journal = Journal(log, between=signals.raise_if_stopped, quiet=quiet, is_shared=repeat is not None)
         for line in (f"the previous run is now {moved}" if moved else "", note):
             if line:
                 journal.log(line)
@@ -148,6 +158,16 @@ def open_run(settings: Settings) -> Generator[OpenRun]:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise AFAError(WORKER_DIED) from None
+
+
+def start_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:
+    """As ``check_folder``, and write ``settings.log`` for a new run."""
+    finished = check_folder(folder, settings)
+    if not folder.settings_log.exists():
+        # The saved config resumes this run; it must not move the run aside.
+        saved = replace(settings, run=replace(settings.run, overwrite=False, dry_run=False))
+        write_text(folder.settings_log, format_settings(saved))
+    return finished
 
 
 def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:
@@ -181,13 +201,13 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
     return None
 
 
-def stages(settings: Settings, images: Images, folder: RunFolder) -> Iterator[Stage]:
-    """Yield every stage of every repeat in order.
+def stages(settings: Settings, images: Images, folder: RunFolder, only: int | None = None) -> Iterator[Stage]:
+    """Yield every stage of every repeat, or of the repeat ``only``, in order.
 
     Stage two starts from a checkpoint of stage one: a stage must be trained before the next one is requested.
     """
     repeats, count = settings.run.repeat, len(settings.stages)
-    for repeat in range(1, repeats + 1):
+    for repeat in [only] if only else range(1, repeats + 1):
         start = first_start(settings, images, repeat)
         for index, options in enumerate(settings.stages):
             stage = Stage(

@@ -9,14 +9,17 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from afa.commands.algorithm import execute
 from afa.commands.image_reader import Decoded, with_validation_folder
+from afa.commands.jobs import move_old, train_repeats
 from afa.config.settings import Settings, StageSettings
 from afa.errors import AFAError, NotFiniteError
-from afa.files import move_aside, write_json
+from afa.files import write_json
+from afa.machine.pool import Pool
 from afa.results.journal import say
 from afa.results.outcomes import Spread, format_table, spread
 from afa.results.run_folder import RunFolder
@@ -25,20 +28,15 @@ HELD_OUT = 0.2
 """Fraction of the training images that is held out without ``validation_fraction`` and validation folder."""
 
 
-def with_chosen_values(settings: Settings) -> Settings:
+def with_chosen_values(settings: Settings, pool: Pool) -> Settings:
     """Search for the values of a run, in ``<run name>.search`` next to the run's folder.
 
     With ``overwrite`` the folders of an earlier run and its search are renamed first.
     """
     folder = RunFolder(settings.run_path)
-    if settings.run.overwrite:
-        for path in (folder.path, folder.search_folder):
-            if path.exists():
-                moved = move_aside(path)
-                if not settings.run.quiet:
-                    say(f"the previous folder is now {moved}")
-    settings = replace(settings, run=replace(settings.run, overwrite=False, exp_id=settings.run_name))
-    return choose_values(settings, folder.search_folder)
+    settings = move_old(settings, folder.path, folder.search_folder)
+    settings = replace(settings, run=replace(settings.run, exp_id=settings.run_name))
+    return choose_values(settings, folder.search_folder, pool)
 
 
 class Trial(NamedTuple):
@@ -49,8 +47,10 @@ class Trial(NamedTuple):
     score: Spread | None
 
 
-def choose_values(settings: Settings, folder: Path) -> Settings:
+def choose_values(settings: Settings, folder: Path, pool: Pool) -> Settings:
     """Try the values, each combination as a run in ``folder`` below ``outpath``, and write ``search.json`` there.
+
+    The runs of the combinations of one stage are calls of ``pool``.
 
     Returns:
         the settings with the chosen values, and without held-out training images.
@@ -67,7 +67,8 @@ def choose_values(settings: Settings, folder: Path) -> Settings:
     for index, stage in enumerate(settings.stages):
         if not any(later.is_searched for later in settings.stages[index:]):
             break
-        trials = [_try(replace(settings, run=run), index, stage, values, decoded) for values in stage.trials]
+        trial = partial(_try, replace(settings, run=run), index, stage, pool=pool, decoded=decoded)
+        trials = pool.map("search", trial, stage.trials)
         best = _best(trials)
         chosen[index], run = best.stage, replace(run, pre_trained_path=f"{run.exp_id}/{best.name}")
         if stage.is_searched:
@@ -76,13 +77,16 @@ def choose_values(settings: Settings, folder: Path) -> Settings:
     return settings.after_search(chosen)
 
 
-def _try(settings: Settings, index: int, stage: StageSettings, values: StageSettings, decoded: Decoded) -> Trial:
+def _try(
+    settings: Settings, index: int, stage: StageSettings, values: StageSettings, *, pool: Pool, decoded: Decoded
+) -> Trial:
     """Train the stage at ``index`` with one combination of its values."""
     alpha = f"_alpha_{values.alpha:g}" if stage.search_alpha else ""
     name = f"stage_{index + 1}{alpha}" + (f"_lr_{values.learning_rate:g}" if stage.search_lr else "")
     run = replace(settings.run, exp_id=f"{settings.run.exp_id}/{name}")
     try:
-        result = execute(replace(settings, stages=(values,), run=run), decoded=decoded)
+        settings = train_repeats(replace(settings, stages=(values,), run=run), pool)
+        result = pool.call(f"{values.label} {name}", partial(execute, decoded=decoded), settings)
     except NotFiniteError as error:
         if not run.quiet:
             say(f"{name}: {error}")

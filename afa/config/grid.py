@@ -100,7 +100,7 @@ class Cell(NamedTuple):
         """The run's settings, from those of the first seed (after a search: with the chosen values)."""
         base = first_seed or self.first_seed
         stages = tuple(replace(stage, seed=stage.seed + self.seed - 1) for stage in base.stages)
-        run = replace(base.run, outpath=str(self.parent), exp_id=self.folder.name)
+        run = replace(base.run, outpath=str(self.parent), exp_id=self.folder.name, jobs="1")
         return replace(base, stages=stages, run=run)
 
 

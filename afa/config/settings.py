@@ -242,13 +242,19 @@ class RunSettings:
         default="",
         names="checkpoint",
     )
-    repeat: int = setting("number of trainings with different seeds, one after another", default=1, low=1, high=1000)
+    repeat: int = setting("number of trainings with different seeds", default=1, low=1, high=1000)
     search_repeat: int = setting(
         "number of seeds for each combination of search.alpha and search.lr",
         key="search.repeat",
         default=1,
         low=1,
         high=1000,
+    )
+    jobs: str = setting(
+        "number of runs at a time, of repeats, a search or a grid; auto: as many as cores and memory, or GPUs, allow",
+        default="1",
+        pattern=r"auto|[1-9]\d{0,2}",
+        changes_result=False,
     )
     gpu_id: str = setting("index of the CUDA GPU, or cpu", default="0", changes_result=False)
     sync_bn: bool = setting("torchrun on GPUs: batch-norm over the images of all processes", default=False)

@@ -1,9 +1,12 @@
 """Commands of a config with a ``grid { }`` block: trains the remaining runs, lists them, or writes their tables."""
 
+import threading
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 from afa.commands.dry_run import Estimate, estimate_run
+from afa.commands.jobs import open_pool
 from afa.commands.search import choose_values
 from afa.config.grid import Cell, Grid
 from afa.config.schema import check_dataset
@@ -12,6 +15,7 @@ from afa.entry import run
 from afa.errors import AFAError, BusyError, ConfigError, one_line, resource_error
 from afa.grid.run_states import State, read_run_and_data, with_values_of
 from afa.grid.tables import write_tables
+from afa.machine.pool import Pool
 from afa.method.catalogue import METHODS
 from afa.results.journal import say
 from afa.results.outcomes import format_bytes, format_seconds
@@ -94,38 +98,67 @@ def train(cells: Sequence[Cell]) -> int:
             runnable.append(cell)
     if cells and not runnable:
         raise ConfigError(list(dict.fromkeys(missing.values())))
-    busy = 0
     failures = [f"{dataset}: its runs are skipped; {line}" for dataset, line in missing.items()]
     for line in failures:
         _print(line)
-    chosen: dict[Hashable, Settings] = {}
-    digests: dict[Any, Any] = {}
-    for number, cell in enumerate(runnable, 1):
-        title = f"[{number}/{len(runnable)}] {cell}"
-        found = read_run_and_data(cell, digests)
-        if found.state is State.DONE:
-            _print(f"{title}: already done, last top-1 {found.stages[-1].last.test_top1:.2f} %", quiet=quiet)
-            if found.settings and cell.first_seed.is_searched:  # no search: its runs may be on another machine
-                chosen[cell.group] = with_values_of(
-                    cell.first_seed.after_search(cell.first_seed.stages), found.settings
-                )
-            continue
-        _print(title, quiet=quiet)
-        try:
-            if cell.first_seed.is_searched and cell.group not in chosen:
-                chosen[cell.group] = choose_values(cell.first_seed, cell.search_folder)
-            run(cell.run_settings(chosen.get(cell.group)))
-        except BusyError as error:
-            busy += 1
-            _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
-        except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
-            reason = "; ".join(error.lines) if isinstance(error, AFAError) else resource_error(error) or one_line(error)
-            failures.append(f"{title}: {reason}")
-            _print(failures[-1])
+    training = _Training(runnable, quiet=quiet)
+    cheapest_first = sorted(runnable, key=lambda cell: _cost([cell]))
+    with open_pool([cell.first_seed for cell in cheapest_first]) as pool:
+        failures += filter(None, pool.map("runs", partial(training.train, pool), enumerate(runnable, 1)))
     for line in failures:
         _print(line)
     _print(f"{len(runnable)} runs; failed or skipped: {len(failures)}", quiet=not failures and quiet)
-    return 1 if failures or (busy and busy == len(runnable)) else 0
+    return 1 if failures or (training.busy and training.busy == len(runnable)) else 0
+
+
+class _Training:
+    """The training of the runs of a grid; ``train`` is called for several of them at a time.
+
+    ``busy`` is the number of runs that other processes are training.
+    """
+
+    def __init__(self, runs: Sequence[Cell], *, quiet: bool) -> None:
+        self._count, self._quiet, self.busy = len(runs), quiet, 0
+        self._digests: dict[Any, Any] = {}
+        self._chosen: dict[Hashable, Settings] = {}
+        self._searching = {cell.group: threading.Lock() for cell in runs}
+
+    def train(self, pool: Pool, numbered: tuple[int, Cell]) -> str:
+        """Train a run, unless it is done; return why it failed, empty if it did not."""
+        number, cell = numbered
+        title, quiet, found = f"[{number}/{self._count}] {cell}", self._quiet, read_run_and_data(cell, self._digests)
+        if found.state is State.DONE:
+            _print(f"{title}: already done, last top-1 {found.stages[-1].last.test_top1:.2f} %", quiet=quiet)
+            if found.settings and cell.first_seed.is_searched:  # no search: its runs may be on another machine
+                self._chosen[cell.group] = with_values_of(
+                    cell.first_seed.after_search(cell.first_seed.stages), found.settings
+                )
+            return ""
+        if pool.size == 1:
+            _print(title, quiet=quiet)
+        try:
+            settings = cell.run_settings(self._choose_values(cell, pool))
+            result = pool.call(f"{cell.method} seed {cell.seed}", run, settings)
+        except BusyError as error:
+            self.busy += 1
+            _print(f"{cell}: skipped, because another process is training it ({error})", quiet=quiet)
+        except (AFAError, OSError, RuntimeError) as error:  # a full disk, a GPU without memory: the next run may fit
+            reason = "; ".join(error.lines) if isinstance(error, AFAError) else resource_error(error) or one_line(error)
+            _print(f"{title}: {reason}")
+            return f"{title}: {reason}"
+        else:
+            if pool.size > 1:
+                _print(f"{title}: last top-1 {result['last_test_top1']['mean']:.2f} %", quiet=quiet)
+        return ""
+
+    def _choose_values(self, cell: Cell, pool: Pool) -> Settings | None:
+        """The settings of the first seed after the search, which its group shares; None if there is none."""
+        if not cell.first_seed.is_searched:
+            return None
+        with self._searching[cell.group]:
+            if cell.group not in self._chosen:
+                self._chosen[cell.group] = choose_values(cell.first_seed, cell.search_folder, pool)
+            return self._chosen[cell.group]
 
 
 def list_runs(cells: Sequence[Cell]) -> None:

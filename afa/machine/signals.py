@@ -25,7 +25,7 @@ _PATIENCE = 6.0
 _CLEANUP = 2.0
 """The same, once the state is saved."""
 _REPEATED = 2.0
-"""Seconds within which a second signal is torchrun's copy of the first one."""
+"""Seconds within which a second signal is a copy of the first one, by torchrun or by the parent of a worker."""
 
 
 class StoppedError(KeyboardInterrupt):
@@ -40,12 +40,19 @@ class StoppedError(KeyboardInterrupt):
         self.exit_status = 128 + number
         self.lines = [str(self)]
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return StoppedError, (self.number,)
+
 
 class Program:
-    """State of the command line: whether it runs in this process, which may then be ended, and has reported why."""
+    """State of the command line: whether it runs in this process, which may then be ended, and has reported why.
+
+    ``is_worker``: this is a process of ``machine/pool.py``, to which its parent passes signals on.
+    """
 
     is_running = False
     has_reported = False
+    is_worker = False
 
 
 class State(Enum):
@@ -175,8 +182,8 @@ class Signals:
             self._save_requested = True
             return
         if self.stop_requested:
-            # torchrun passes a signal on to processes that have received it already, as members of its group.
-            if not self._is_shared or time.monotonic() - self._since > _REPEATED:
+            # A parent passes a signal on to processes that have received it already, as members of its group.
+            if not (self._is_shared or Program.is_worker) or time.monotonic() - self._since > _REPEATED:
                 end_process(number, "stopped at once; the same command resumes from the last checkpoint")
             return
         self.stop_requested, self._since = number, time.monotonic()

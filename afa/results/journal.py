@@ -90,19 +90,19 @@ class Progress:
             self._bar = tqdm(**options, leave=False, dynamic_ncols=True)
 
     def update(self, count: int) -> None:
-        """Report that ``count`` more units are processed."""
+        """Report that ``count`` more units are processed; 0: only the text of ``show`` is another one."""
         self.done += count
         now = time.monotonic()
         seconds, processed = now - self._started, self.done - self._earlier
         remaining = self.total - self.done + self.later
         left = f"{format_seconds(seconds * remaining / processed)} left" if processed else ""
-        rate = f"{processed / seconds:.0f}/s" if processed and seconds else ""
+        rate = f"{processed / seconds:.0f}/s" if processed > seconds / 2 else ""
         status = ", ".join(text for text in (rate, left, self._text) if text)
         if self._bar is not None:
             with contextlib.suppress(OSError):  # a terminal that no longer exists
-                self._bar.set_postfix_str(status, refresh=False)
+                self._bar.set_postfix_str(status, refresh=not count)
                 self._bar.update(count)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES and not self.quiet:
+        elif count and now - self._last_line >= _SECONDS_BETWEEN_LINES and not self.quiet:
             # Not by tqdm: its carriage returns make one long line in a log file.
             self._last_line = now
             say(f"{self.title}: {self.done}/{self.total} {self.unit}, {status}")
@@ -125,19 +125,22 @@ class Journal:
     """Messages of a run, written with their time to the file ``path`` and printed unless ``quiet``.
 
     The file is opened for appending: a resumed run continues it. ``between`` is passed to each ``Progress``.
+    ``is_shared``: other processes write to the same file, of which nothing is removed.
     """
 
-    def __init__(self, path: Path, between: Callable[[], None] = lambda: None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, path: Path, between: Callable[[], None] = lambda: None, *, quiet: bool = False, is_shared: bool = False
+    ) -> None:
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self._between, self._quiet = between, quiet
+        self._between, self._quiet, self._is_shared = between, quiet, is_shared
 
     def position(self) -> int:
-        """Length of the file in bytes."""
-        return self._file.tell()
+        """Length of the file in bytes; if it is shared, a length that it will not have."""
+        return 2**62 if self._is_shared else self._file.tell()
 
     def cut(self, position: int) -> None:
         """Remove the text that was written after ``position``."""
-        if position < self._file.tell():
+        if position < self._file.tell() and not self._is_shared:
             self._file.truncate(position)
             self._file.seek(0, os.SEEK_END)
 

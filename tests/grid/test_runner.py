@@ -129,6 +129,24 @@ def hold(folder: str, ready, done) -> None:
         done.wait(120)
 
 
+def test_several_jobs_give_the_table_of_one_and_a_failure_stops_no_other_run(command, tmp_path, capsys) -> None:
+    search = ["first_stage.search.alpha=[0.01]", "validation_fraction=0.5"]
+    one, several = (command(*search, f"jobs={jobs}", outpath=tmp_path / jobs) for jobs in ("1", "2"))
+    assert main(one) == 0
+    broken = result(tmp_path / "2", "l2/seed_1").parent
+    broken.mkdir(parents=True)
+    (broken / "notes.txt").touch()
+    capsys.readouterr()
+    assert main(several) == 1
+    out = capsys.readouterr().out
+    failure = f"[1/4] MobileNetV2, tiny, l2, seed 1: {broken}: contains files (notes.txt) but no run"
+    assert out.count(failure) == 2  # immediately, and again at the end
+    assert "[4/4] MobileNetV2, tiny, AFA, seed 2: last top-1 " in out
+    shutil.rmtree(broken)
+    assert main(several) == 0
+    assert table(tmp_path / "2", several) == table(tmp_path / "1", one)
+
+
 def test_shards_together_run_everything(command, tmp_path) -> None:
     one, other = (command('grid.methods=["l2"]', f"shard={k}/2") for k in (1, 2))
     assert main(one) == 0
