@@ -4,13 +4,14 @@ import gc
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from afa.config.settings import Settings, StageSettings
 from afa.data.loaders import Split, Splits, TestLoader, TrainLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import ConfigError
 from afa.machine.context import Context
+from afa.method.catalogue import METHODS
 from afa.results.run_folder import StageFolder
 from afa.training.engine import Learner
 from afa.training.learner import Start, build_learner, digest, trains_on_one_image
@@ -149,17 +150,29 @@ class Stage:
             sync_bn=self.settings.run.sync_bn and shared,
         )
         if not (shared and self.settings.run.sync_bn):
-            self._check_batch_sizes(learner, context.processes.size)
+            self._check_batch_sizes(learner, context)
         return learner
 
-    def _check_batch_sizes(self, learner: Learner, processes: int) -> None:
-        """Batch-norm cannot train on a single value per channel: one image whose map has one position."""
+    def _check_batch_sizes(self, learner: Learner, context: Context) -> None:
+        """Batch-norm cannot train on a single value per channel, and its statistics of a few images are inaccurate."""
         images, batch_size = len(self.splits.train.folder), self.settings.data.batch_size
-        sizes = {min(batch_size, images), images % batch_size or batch_size}
-        if min(sizes) > processes or trains_on_one_image(learner.target, self.preprocessing.image_size):
-            return
-        per_process = f" over {processes} processes" if processes > 1 else ""
-        raise ConfigError(
-            f"batch_size: with {batch_size} a batch of the {images} images{per_process} has a single image, too few "
-            f"for batch-norm at image_size = {self.preprocessing.image_size}; choose another batch_size"
-        )
+        processes, last = context.processes.size, images % batch_size
+        sizes = {min(batch_size, images), last or batch_size}
+        if min(sizes) <= processes and not trains_on_one_image(learner.target, self.preprocessing.image_size):
+            per_process = f" over {processes} processes" if processes > 1 else ""
+            raise ConfigError(
+                f"batch_size: with {batch_size} a batch of the {images} images{per_process} has a single image, too "
+                f"few for batch-norm at image_size = {self.preprocessing.image_size}; choose another batch_size"
+            )
+        has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in learner.target.modules())
+        if (
+            0 < last <= batch_size // 4
+            and images > batch_size
+            and has_batch_norm
+            and METHODS[self.options.method].trains_backbone
+        ):
+            better = next(size for size in range(batch_size, 0, -1) if images % size == 0 or images % size >= size / 2)
+            context.journal.log(
+                f"warning: {self.title}: the last batch of an epoch has only {last} of {batch_size} images, too few "
+                f"for accurate batch-norm statistics; try batch_size={better}"
+            )
