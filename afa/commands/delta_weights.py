@@ -29,6 +29,7 @@ from afa.training.stage import Stage
 
 BATCHES = 4
 SECONDS_BETWEEN_SAVES = 5.0
+_ENOUGH = 10.0  # seconds of a layer after which its estimate needs no second measurement
 HEAD: dict[str, Any] = {
     "method": "l2_fe",
     "epochs": 10,
@@ -85,6 +86,8 @@ def estimate_increases(stage: Stage, context: Context) -> float:
             times.append(time.monotonic())
             done += size
             context.signals.raise_if_stopped()
+            if times[-1] - times[0] > _ENOUGH:
+                break
         seconds += times[-1] - times[0] + (shape.channels - done) * (times[-1] - times[-2]) / size
     return min(BATCHES, len(loader)) * seconds
 
