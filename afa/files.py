@@ -90,8 +90,8 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def user_path(text: str) -> Path:
-    """The path that a user wrote; ``~`` is the home folder, as in a shell.
+def user_path(text: str, key: str = "") -> Path:
+    """The path in a setting, whose key begins the error message; ``~`` is the home folder, as in a shell.
 
     Raises:
         ConfigError: there is no home folder.
@@ -100,7 +100,8 @@ def user_path(text: str) -> Path:
     try:
         return path.expanduser() if text.startswith("~") else path
     except RuntimeError:
-        raise ConfigError(f"{text}: no home folder is known (HOME is not set); write the path without ~") from None
+        where = f"{key}: {text}" if key else text
+        raise ConfigError(f"{where}: no home folder is known (HOME is not set); write the path without ~") from None
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -28,7 +28,7 @@ from afa.data.images import available_memory, describe_lost_pixels, load_canvase
 from afa.data.loaders import Split, Splits
 from afa.data.transforms import Preprocessing, resize_side
 from afa.errors import AFAError, DataError
-from afa.files import sha256
+from afa.files import sha256, user_path
 from afa.machine.context import Context
 from afa.results.run_folder import find_checkpoint
 
@@ -170,7 +170,7 @@ class ImageReader:
 
             if on_disk:
                 canvases, bad = DiskCache(
-                    Path(self._settings.cache_dir).expanduser(),
+                    user_path(self._settings.cache_dir, "cache_dir"),
                     f"{self._settings.dataset}-{folder.root.name}",
                     paths=folder.paths,
                     make_canvas=make_canvas,

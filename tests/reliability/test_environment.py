@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_tilde_is_the_home_folder(words, monkeypatch, tmp_path):
     assert load_settings(CONFIGS["one"], [*words, "outpath=~/runs"]).run.outpath == f"{tmp_path}/runs"
     with pytest.raises(ConfigError, match="no home folder is known"):
         load_settings(CONFIGS["one"], [*words, "outpath=~nobody_of_this_name/runs"])
+
+
+def test_a_disk_cache_without_a_home_folder_is_one_line(words, tmp_path, monkeypatch, capsys):
+    def fail(path: Path) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", fail)
+    assert main([*commands(words, tmp_path)["one"], "cache=disk"]) == 2
+    error = one_line(capsys.readouterr().err)
+    assert error.startswith("cache_dir: ~/.cache/afa/images: no home folder is known")
 
 
 def test_a_file_system_without_locks_is_one_line(words, tmp_path, monkeypatch, capsys):
