@@ -227,8 +227,8 @@ BREAKAGES = (
     ),
     Breakage(
         "report/confusion.py",
-        "errors.setdefault((image.true, image.predicted), [])",
-        "errors.setdefault((image.predicted, image.true), [])",
+        "key=lambda image: -image.probability",
+        "key=lambda image: image.probability",
         "tests/report/test_plots.py::test_confusion_counts_and_sorts_errors",
     ),
     # grid
