@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from afa.command_line import main
+from afa.commands import search
 from afa.data import images
 from afa.training import loop
 
@@ -61,6 +62,17 @@ def test_a_trial_of_stage_two_is_stage_two_of_the_run_on_the_same_images(command
     scores = [stages[-1]["last"]["selection_top1"] for stages in result["repeats"]]
     (tried,) = two["tried"]
     assert (tried["held_out_top1"]["mean"], tried["held_out_top1"]["n"]) == (pytest.approx(sum(scores) / 2), 2)
+
+
+def test_the_test_images_do_not_score_a_trial(settings_for, monkeypatch):
+    class Pool:
+        def call(self, *_: object) -> dict:
+            return {"repeats": [[{"last": {"selection_top1": 40.0, "test_top1": 90.0}}]]}
+
+    settings = settings_for(validation_fraction=0.5)
+    monkeypatch.setattr(search, "train_repeats", lambda settings, pool: settings)
+    trial = search._try(settings, 0, settings.stages[0], settings.stages[0], pool=Pool(), decoded={})
+    assert trial.score.mean == 40
 
 
 def test_alpha_and_learning_rate_are_a_product_grid(words, tmp_path, capsys):
