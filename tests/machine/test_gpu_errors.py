@@ -54,7 +54,9 @@ def test_a_grid_goes_on_and_a_list_shows_the_reason(words, capsys, errors):
     assert capsys.readouterr().out.count(f": {OUT_LINE}\n") == 4  # two runs, each immediately and at the end
     errors += [OUT] * 2
     assert main([*GRID, *words, "dry_run=true"]) == 0
-    assert capsys.readouterr().out.count(f": {OUT_LINE}\n") == 2
+    out = capsys.readouterr().out
+    assert out.count(f": {OUT_LINE}\n") == 1
+    assert "not included: 2 runs" in out
 
 
 def test_a_prediction_ends_in_one_line(words, tmp_path, data_dir, capsys, monkeypatch):
