@@ -149,15 +149,21 @@ def open_run(settings: Settings, repeat: int | None = None) -> Generator[OpenRun
         for line in (f"the previous run is now {moved}" if moved else "", note):
             if line:
                 journal.log(line)
-        try:
+        with report_dead_workers():
             yield OpenRun(folder, Context(device, journal, signals, processes), finished)
-        except BrokenPipeError:  # of the terminal's pipe, not of a worker's
+
+
+@contextlib.contextmanager
+def report_dead_workers() -> Generator[None]:
+    """Raise AFAError for the end of a worker. torch raises it at any point of a step: the state is not consistent."""
+    try:
+        yield
+    except BrokenPipeError:  # of the terminal's pipe, not of a worker's
+        raise
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        except (RuntimeError, EOFError, ConnectionError) as error:
-            # The end of a worker is raised at any point of a step: the state is not consistent and is not saved.
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise AFAError(WORKER_DIED) from None
+        raise AFAError(WORKER_DIED) from None
 
 
 def start_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None:

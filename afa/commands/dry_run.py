@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from afa.commands.algorithm import check_folder, stages
+from afa.commands.algorithm import check_folder, report_dead_workers, stages
 from afa.commands.delta_weights import estimate_increases
 from afa.commands.evaluation import prepare_evaluation
 from afa.commands.first_steps import FirstSteps
@@ -155,7 +155,7 @@ def estimate_run(settings: Settings, *, log: Log = lambda text: None) -> Estimat
     for line in (note, state, f"on {device_name(device)}, torch {torch.__version__}"):
         if line:
             log(line)
-    with Signals() as signals:
+    with report_dead_workers(), Signals() as signals:
         journal = Journal(Path(os.devnull), between=signals.raise_if_stopped, quiet=settings.run.quiet)
         context = Context(device, journal, signals)
         if settings.run.mode == "eval":

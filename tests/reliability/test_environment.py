@@ -212,8 +212,17 @@ def test_too_little_memory_is_one_line(words, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-def test_a_small_shared_memory_is_one_line(words, tmp_path):
-    options = ["num_workers=2", "cache=none", "image_size=299", "batch_size=12", "max_iter=2", "report=false"]
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+def test_a_small_shared_memory_is_one_line(words, tmp_path, dry_run):
+    options = [
+        f"dry_run={dry_run}",
+        "num_workers=2",
+        "cache=none",
+        "image_size=299",
+        "batch_size=12",
+        "max_iter=2",
+        "report=false",
+    ]
     command = [sys.executable, "main.py", *commands(words, tmp_path)["one"], *options]
     mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" "$@"'
     done = subprocess.run(
