@@ -11,6 +11,8 @@ import pytest
 
 from afa.command_line import main
 from afa.config.hocon import load_config
+from afa.config.settings import Settings
+from afa.errors import BusyError
 from afa.files import claim_folder
 from afa.grid import runner
 from afa.grid.runner import shard
@@ -121,6 +123,14 @@ def test_a_run_of_another_process_is_skipped(command, tmp_path, capsys) -> None:
     assert result(tmp_path / "runs", "l2/seed_2").exists()
     assert main(command('grid.methods=["l2"]')) == 0
     assert result(tmp_path / "runs", "l2/seed_1").exists()
+
+
+def test_a_grid_whose_runs_all_belong_to_other_processes_is_no_success(command, monkeypatch) -> None:
+    def refuse(settings: Settings) -> None:
+        raise BusyError("another run is using this folder")
+
+    monkeypatch.setattr(runner, "run", refuse)
+    assert main(command()) == 1
 
 
 def hold(folder: str, ready, done) -> None:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from torchvision.models import resnet18
@@ -15,7 +14,6 @@ from afa import files
 from afa.command_line import main
 from afa.config.hocon import load_settings
 from afa.errors import CheckpointError, ConfigError
-from afa.grid import runner
 from afa.networks.build import load_backbone
 from afa.networks.weights import load_file_safely, state_dict_of
 from tests.reliability.runs import CONFIGS, ROOT, commands, one_line
@@ -81,20 +79,6 @@ def test_a_file_system_without_locks_is_one_line(words, tmp_path, monkeypatch, c
     monkeypatch.setattr(files.fcntl, "lockf", refuse)
     assert main(commands(words, tmp_path)["one"]) == 1
     assert "cannot lock files (No locks available)" in one_line(capsys.readouterr().err)
-
-
-def test_a_grid_whose_runs_are_all_busy_is_not_a_success(monkeypatch, capsys):
-    settings = SimpleNamespace(
-        run=SimpleNamespace(quiet=False), data=SimpleNamespace(root=None, dataset=None), is_searched=False
-    )
-    cell = SimpleNamespace(first_seed=settings, dataset="tiny", group=(), run_settings=lambda first: settings)
-
-    def busy(*_: object) -> None:
-        raise runner.BusyError("in use")
-
-    monkeypatch.setattr(runner, "run", busy)
-    monkeypatch.setattr(runner, "read_run_and_data", lambda *_: SimpleNamespace(state=runner.State.MISSING))
-    assert runner.train([cell, cell]) == 1
 
 
 def test_a_pipe_is_not_a_file_of_weights(tmp_path):
