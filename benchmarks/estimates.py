@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 METHODS = {
     "L2": ("hocon_config/demo/ast.hocon", "reg_type=l2"),
     "AST": ("hocon_config/demo/ast.hocon",),
-    "DELTA": ("hocon_config/demo/ast.hocon", "reg_type=delta", "alpha=0.01"),
+    "DELTA": ("hocon_config/demo/ast.hocon", "reg_type=delta", "alpha=0.001"),
     "AFA": ("hocon_config/demo/afa.hocon",),
 }
 HEADER = ["method", "s, dry run", "s, run", "ratio", "MiB, dry run", "MiB, run", "ratio"]
