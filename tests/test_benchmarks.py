@@ -32,6 +32,12 @@ def test_a_benchmark_measures_both_sides(script, tmp_path):
         assert content["warm"]["wall_ratio"] > 1  # no decoding
 
 
+def test_two_trees_are_compared_command_by_command(tmp_path):
+    options = ["--only", "help", "--repeats", "1", "--json", tmp_path / "results.json"]
+    subprocess.run([sys.executable, ROOT / "benchmarks/two_trees.py", ROOT, *options], cwd=ROOT, check=True)
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["help"]["ratio"][0] > 0
+
+
 GPU_OPTIONS = ["--device", "cpu", "--batch", "4", "--size", "64", "--repeats", "1", "--rounds", "1", "--images", "8"]
 
 
