@@ -202,7 +202,7 @@ def test_a_signal_ends_any_phase_of_a_run(words, tmp_path, monkeypatch, capsys, 
         "summary": "afa.commands.algorithm._summarise",
     }[phase]
 
-    def hang(*_: object) -> None:
+    def hang(*_: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(30)
 
