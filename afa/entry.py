@@ -42,7 +42,7 @@ def run(settings: Settings, command: str = "") -> dict[str, Any]:
                 settings = with_chosen_values(settings, pool)
             settings = train_repeats(settings, pool)
     result = execute(settings, command)
-    if read_launch().rank == 0:
+    if settings.run.report and read_launch().rank == 0:
         from afa.report.page import report_on  # matplotlib takes a while to import
 
         report_on(settings)

@@ -52,10 +52,10 @@ _SELECTION = {
 
 
 def report_on(settings: Settings) -> None:
-    """Write the page of a finished run if it is wanted and does not exist or is older than the results."""
+    """Write the page of a finished run if it does not exist or is older than the results."""
     folder = RunFolder(settings.run_path)
     page = folder.report_html
-    if settings.run.report and not (page.exists() and page.stat().st_mtime >= folder.result.stat().st_mtime):
+    if not (page.exists() and page.stat().st_mtime >= folder.result.stat().st_mtime):
         write_report(folder.path)
         if not settings.run.quiet:
             say(f"report: {page}")
