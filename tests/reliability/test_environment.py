@@ -23,6 +23,7 @@ def program(words: list[str], before: str = "true", after: str = "", **environme
     """``python main.py`` in a shell; ``before`` limits the process, ``after`` redirects its output."""
     command = f'{before}; exec "$0" main.py "$@" {after}'
     variables = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1"} | environment
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"  # a limit of the file size would leave a truncated .pyc file
     return subprocess.run(
         ["sh", "-c", command, sys.executable, *words],
         cwd=ROOT,
