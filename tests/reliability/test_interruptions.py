@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from afa.command_line import main
+from afa.machine import signals
+from afa.training import loop
 from afa.training.checkpoint import load_checkpoint
 from tests.processes import Program
 from tests.reliability.runs import STEPS, commands, one_line
@@ -93,17 +95,19 @@ def test_sigusr1_writes_a_checkpoint_and_training_continues(words, undisturbed, 
     assert_the_same(tmp_path / "run", undisturbed["one"])
 
 
-def test_the_second_ctrl_c_ends_within_a_step(words, tmp_path):
-    slow = ["image_size=224", "batch_size=24", "checkpoint_every=1 steps"]
-    command = [*commands(words, tmp_path)["one"], *slow]
-    program = Program(command, tmp_path)
-    program.wait_for(lambda: (tmp_path / "run/log.txt").exists())  # written just before the first step
-    time.sleep(0.5)
-    program.send(signal.SIGINT)
-    time.sleep(0.5)
-    program.send(signal.SIGINT)
-    assert program.wait() == 130
-    assert one_line(program.errors) == "stopped at once; the same command resumes from the last checkpoint"
+def test_a_second_signal_ends_within_a_step(words, tmp_path, monkeypatch):
+    def signal_twice(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the step was completed")
+
+    def end_process(number: int, line: str) -> None:
+        raise SystemExit(f"{number}: {line}")
+
+    monkeypatch.setattr(loop.StepObserver, "after_step", signal_twice)
+    monkeypatch.setattr(signals, "end_process", end_process)
+    with pytest.raises(SystemExit, match="15: stopped at once; the same command resumes from the last checkpoint"):
+        main([*commands(words, tmp_path)["one"], "checkpoint_every=1 steps"])
     last = load_checkpoint(tmp_path / "run/check_point/last.pth")
     assert (last.epoch, last.training["step"]) == (0, 0)
 
