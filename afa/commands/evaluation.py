@@ -74,14 +74,15 @@ def evaluate_checkpoint(settings: Settings, path: Path, *, folder: StageFolder, 
     )
     percent = [f"{value:.2f}" for value in (metrics.top1, metrics.top5, metrics.balanced)]
     row = [*percent, f"{metrics.loss:.4f}", str(len(images)), str(path)]
+    described = describe_images(images)
     return {
         "checkpoint": str(path),
         "checkpoint_sha256": sha256(path),
         "epoch": checkpoint.epoch,
         "selected_on": checkpoint.split,
         **metrics._asdict(),
-        "test_images": len(images),
-        "test_sha256": images.fingerprint(),
-        "data": {"test": describe_images(images)},
+        "test_images": described["images"],
+        "test_sha256": described["sha256"],
+        "data": {"test": described},
         "table": format_table(["top-1 %", "top-5 %", "balanced %", "cross-entropy", "images", "checkpoint"], [row]),
     }

@@ -61,8 +61,12 @@ def describe_images(folder: ImageFolder) -> dict[str, Any]:
     return {"images": len(folder), "per_class": per_class, "sha256": digest, "skipped": folder.skipped}
 
 
-def digest_files(settings: Settings) -> dict[str, str]:
-    """SHA-256 of the files that the settings name (for the first repeat), by key; without those that do not exist."""
+def digest_files(settings: Settings, known: dict[Any, Any] | None = None) -> dict[str, str]:
+    """SHA-256 of the files that the settings name (for the first repeat), by key; without those that do not exist.
+
+    ``known``: path -> digest, shared by several calls, so that each file is read once.
+    """
+    known = {} if known is None else known
     is_eval, stages = settings.run.mode == "eval", settings.stages
     named = {"pre_trained_path": (settings.run.pre_trained_path, "best" if is_eval else stages[0].stage_start)}
     if not is_eval:
@@ -75,7 +79,9 @@ def digest_files(settings: Settings) -> dict[str, str]:
         with contextlib.suppress(AFAError, OSError):
             if path:
                 found = find_checkpoint(path, settings.run.outpath, which=which) if which else Path(path)
-                digests[key] = sha256(found)
+                if found not in known:
+                    known[found] = sha256(found)
+                digests[key] = known[found]
     return digests
 
 
@@ -84,12 +90,13 @@ def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[An
 
     Args:
         result: content of ``result.json``.
-        digests: shared by several calls, so that each folder is read once.
+        digests: shared by several calls, so that each file and each folder is read once.
 
     Raises:
         AFAError: the data set cannot be used any more, or the result was modified.
     """
-    data, now = settings.data, digest_files(settings)
+    digests = {} if digests is None else digests
+    data, now = settings.data, digest_files(settings, digests)
     root = Path(data.root) / data.dataset
     layout = find_layout(root)
     folders = {"train": layout.train, "test": layout.test, "held_out": root / data.validation_folder}
@@ -103,7 +110,6 @@ def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[An
             before = result.get("data", {"test": tested}).get(name)
             if before and not (data.bad_images == "skip" and "skipped" not in before):  # written by version 0.1.0
                 key = path, *before.get("skipped", ())
-                digests = {} if digests is None else digests
                 if key not in digests:
                     rest = without(scan_split(path), {path / name for name in key[1:]})
                     digests[key] = len(rest), rest.fingerprint()
