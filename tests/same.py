@@ -14,7 +14,7 @@ from afa.training.checkpoint import Checkpoint, load_checkpoint
 CHECKPOINTS = Path("check_point")
 
 
-def told(run: Path) -> list[str]:
+def logged_lines(run: Path) -> list[str]:
     """What ``experiment.log`` says of steps and epochs, without times and speeds."""
     lines = [line[21:] for line in (run / "experiment.log").read_text().splitlines()]
     return [re.sub(r"[,:] [\d.]+ images/s", "", line) for line in lines if re.match(r"A[SC]T epoch", line)]
@@ -48,12 +48,12 @@ def table(path: Path) -> str:
     return re.sub("^[^,]*/", "", path.read_text(), flags=re.MULTILINE)
 
 
-def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
+def assert_the_same(run: Path, expected: Path, *, log: bool = True) -> None:
     """Weights, optimiser, logs, scalars, results and tables of every stage, and the results of the run."""
-    stages = sorted(path.parent.relative_to(whole) for path in whole.rglob("log.txt"))
+    stages = sorted(path.parent.relative_to(expected) for path in expected.rglob("log.txt"))
     assert stages
     for stage in stages:
-        one, other = run / stage, whole / stage
+        one, other = run / stage, expected / stage
         assert (one / "log.txt").read_bytes() == (other / "log.txt").read_bytes()
         assert scalars(one) == scalars(other)
         for name in ("best.pth", "last.pth"):
@@ -66,7 +66,7 @@ def assert_the_same(run: Path, whole: Path, *, log: bool = True) -> None:
             for mine, theirs in pairs:
                 assert list(mine) == list(theirs)
                 assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-    assert not log or told(run) == told(whole)
-    for path in sorted(path.relative_to(whole) for name in ("*.csv", "*.json") for path in whole.rglob(name)):
+    assert not log or logged_lines(run) == logged_lines(expected)
+    for path in sorted(path.relative_to(expected) for name in ("*.csv", "*.json") for path in expected.rglob(name)):
         read = table if path.suffix == ".csv" else figures
-        assert read(run / path) == read(whole / path), path
+        assert read(run / path) == read(expected / path), path

@@ -2,7 +2,7 @@
 
     python tests/campaigns/kills.py [--kills 100] [--seed 1] [--out runs/campaigns]
 
-Each run is killed one to three times, by SIGKILL to the process or to its whole group, then
+Each run is killed one to three times, by SIGKILL to the process or to its process group, then
 left to end. It must have the weights, optimiser, log.txt, TensorBoard scalars, tables, results and lines of
 steps and epochs of the undisturbed run. Exit status 1 if one has not, or hangs for ten minutes.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.processes import Program  # noqa: E402
-from tests.same import assert_the_same, told  # noqa: E402
+from tests.same import assert_the_same, logged_lines  # noqa: E402
 
 VARIANTS = (
     ("num_workers=0", "cache=memory"),
@@ -68,8 +68,8 @@ class Campaign:
         return program
 
     def undisturbed(self) -> None:
-        """Run ``whole``, with which the other runs are compared."""
-        process, started = self.start("whole", *VARIANTS[0]), time.monotonic()
+        """Run ``undisturbed``, with which the other runs are compared."""
+        process, started = self.start("undisturbed", *VARIANTS[0]), time.monotonic()
         if process.wait(LIMIT):
             raise SystemExit(f"the undisturbed run failed: {process.errors}")
         self.seconds = time.monotonic() - started
@@ -87,7 +87,7 @@ class Campaign:
         process.send(signal.SIGKILL, to_group=self.chance.random() < 0.5)
         process.wait()
         log = self.folder / name / "experiment.log"
-        lines = told(self.folder / name) if log.exists() else []
+        lines = logged_lines(self.folder / name) if log.exists() else []
         moment = lines[-1].partition(": ")[0] if lines else "before the first step"
         left = sorted(path.name for path in (self.folder / name).rglob("*.tmp"))
         run.moments.append(moment + (f" ({', '.join(left)} half written)" if left else ""))
@@ -103,7 +103,7 @@ class Campaign:
                 pass
             process = self.start(name, *options)
             assert (status := process.wait(LIMIT)) == 0, f"exit status {status}"
-            assert_the_same(self.folder / name, self.folder / "whole")
+            assert_the_same(self.folder / name, self.folder / "undisturbed")
             run.same = True
         except Exception as error:  # whatever it is, the run is not the same
             print(f"{name}: {error}; see {self.folder}", file=sys.stderr)

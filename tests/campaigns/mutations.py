@@ -114,13 +114,13 @@ def small_data(root: Path) -> list[str]:
 
 def checkpoints(campaign: Campaign, words: list[str]) -> None:
     """A finished run's own files: with their digests, without, and as source weights."""
-    config = campaign.folder / "whole.hocon"
+    config = campaign.folder / "undisturbed.hocon"
     config.write_text(CONFIG)
     outpath = campaign.folder / "runs"
-    command = [str(config), *words, f"outpath={outpath}", "exp_id=whole"]
+    command = [str(config), *words, f"outpath={outpath}", "exp_id=undisturbed"]
     assert run_program(command) == 0
-    whole = outpath / "whole"
-    kept = (whole / "check_point/last.pth").read_bytes()
+    undisturbed = outpath / "undisturbed"
+    kept = (undisturbed / "check_point/last.pth").read_bytes()
 
     def listed(chance: random.Random) -> str:
         path = campaign.folder / "listed/last.pth"
@@ -137,7 +137,7 @@ def checkpoints(campaign: Campaign, words: list[str]) -> None:
         return "read"
 
     (campaign.folder / "listed").mkdir()
-    shutil.copy(whole / "check_point/SHA256SUMS", campaign.folder / "listed")
+    shutil.copy(undisturbed / "check_point/SHA256SUMS", campaign.folder / "listed")
     campaign.attempt("last.pth with its SHA-256", 300, listed)
     campaign.attempt("last.pth without its SHA-256", 1500, unlisted)
 
@@ -145,16 +145,16 @@ def checkpoints(campaign: Campaign, words: list[str]) -> None:
         """Run on from a damaged last.pth to the end of an undisturbed run."""
         run = outpath / "resumed"
         shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(whole, run)
+        shutil.copytree(undisturbed, run)
         for name in ("result.json", "stage.json"):
             (run / name).unlink()
         last = run / "check_point/last.pth"
         last.write_bytes(mutated_bytes(kept, chance))
-        if sha256(last) == sha256(whole / "check_point/last.pth"):
+        if sha256(last) == sha256(undisturbed / "check_point/last.pth"):
             return "read"
         if run_program([str(config), *words, f"outpath={outpath}", "exp_id=resumed"]):
             raise ValueError("did not go on from previous.pth")
-        assert_the_same(run, whole)
+        assert_the_same(run, undisturbed)
         return "read"
 
     campaign.attempt("last.pth of a run that is resumed", 30, resumed)
@@ -163,14 +163,20 @@ def checkpoints(campaign: Campaign, words: list[str]) -> None:
 def uses_of_a_checkpoint(campaign: Campaign, words: list[str]) -> None:
     """Every command that reads a checkpoint, with one whose bytes or entries were changed, and without its digest."""
     outpath, work = campaign.folder / "runs", campaign.folder / "work"
-    folder = outpath / "whole/check_point"
+    folder = outpath / "undisturbed/check_point"
     image = next((campaign.folder / "data").rglob("*.png"))
     commands = {
         "predict": ["mode=predict", "pre_trained_path=best.pth", f"input={image}", "output=out", "gpu_id=cpu"],
         "export": ["mode=export", "pre_trained_path=best.pth", "format=safetensors", "output=out"],
         "visualize": ["mode=visualize", "pre_trained_path=best.pth", f"input={image}", "output=out", "gpu_id=cpu"],
-        "eval": [str(campaign.folder / "whole.hocon"), *words, "mode=eval", "pre_trained_path=best.pth", "exp_id=eval"],
-        "resume": [str(campaign.folder / "whole.hocon"), *words, "exp_id=resumed"],
+        "eval": [
+            str(campaign.folder / "undisturbed.hocon"),
+            *words,
+            "mode=eval",
+            "pre_trained_path=best.pth",
+            "exp_id=eval",
+        ],
+        "resume": [str(campaign.folder / "undisturbed.hocon"), *words, "exp_id=resumed"],
     }
     for name, command in commands.items():
 
@@ -179,13 +185,13 @@ def uses_of_a_checkpoint(campaign: Campaign, words: list[str]) -> None:
             work.mkdir()
             path, run = work / "best.pth", work / "resumed"
             if name == "resume":
-                shutil.copytree(outpath / "whole", run)
+                shutil.copytree(outpath / "undisturbed", run)
                 for left in ("result.json", "stage.json", "check_point/SHA256SUMS", "check_point/previous.pth"):
                     (run / left).unlink()
                 path = run / "check_point/last.pth"
-            whole = (folder / path.name).read_bytes()
+            content = (folder / path.name).read_bytes()
             if chance.random() < 0.3:
-                path.write_bytes(mutated_description(whole, chance))
+                path.write_bytes(mutated_description(content, chance))
             else:
                 content = torch.load(folder / path.name, weights_only=True)
                 mutated_content(content, chance)
@@ -204,10 +210,10 @@ def outcome_of(program: Program, status: int) -> str:
     return "refused in one line" if status > 0 else "read"
 
 
-def mutated_description(whole: bytes, chance: random.Random) -> bytes:
+def mutated_description(content: bytes, chance: random.Random) -> bytes:
     """A mutated .pth file. The values are nearly all of it and any of them is good: what describes them is changed."""
-    place = chance.choice((0, len(whole) - 60_000))
-    return whole[:place] + mutated_bytes(whole[place : place + 60_000], chance) + whole[place + 60_000 :]
+    offset = chance.choice((0, len(content) - 60_000))
+    return content[:offset] + mutated_bytes(content[offset : offset + 60_000], chance) + content[offset + 60_000 :]
 
 
 def source_weights(campaign: Campaign) -> None:
@@ -222,11 +228,13 @@ def source_weights(campaign: Campaign) -> None:
             save_file(state, path)
         else:
             torch.save(state, path, _use_new_zipfile_serialization="new" in kind)
-        whole = path.read_bytes()
+        content = path.read_bytes()
 
-        def one(chance: random.Random, path: Path = path, whole: bytes = whole) -> str:
-            start = chance.choice((0, max(len(whole) - 8000, 0)))
-            path.write_bytes(whole[:start] + mutated_bytes(whole[start : start + 8000], chance) + whole[start + 8000 :])
+        def one(chance: random.Random, path: Path = path, content: bytes = content) -> str:
+            start = chance.choice((0, max(len(content) - 8000, 0)))
+            path.write_bytes(
+                content[:start] + mutated_bytes(content[start : start + 8000], chance) + content[start + 8000 :]
+            )
             load_backbone(network, state_dict_of(load_file_safely(path), path), path)
             return "read"
 
@@ -283,10 +291,10 @@ def images(campaign: Campaign) -> None:
     for name in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"):
         path = campaign.folder / "image"
         picture.save(path, name)
-        whole = path.read_bytes()
+        content = path.read_bytes()
 
-        def one(chance: random.Random, path: Path = path, whole: bytes = whole) -> str:
-            path.write_bytes(mutated_bytes(whole, chance))
+        def one(chance: random.Random, path: Path = path, content: bytes = content) -> str:
+            path.write_bytes(mutated_bytes(content, chance))
             assert read_image(path).mode == "RGB"
             return "read"
 
@@ -296,9 +304,9 @@ def images(campaign: Campaign) -> None:
 def json_files(campaign: Campaign) -> None:
     """DELTA's channel weights, and a stage's result."""
     path = campaign.folder / "weights.json"
-    whole = {
+    content = {
         "channel weights": json.dumps([[0.5] * count for count in CHANNELS]),
-        "stage.json": (campaign.folder / "runs/whole/stage.json").read_text(),
+        "stage.json": (campaign.folder / "runs/undisturbed/stage.json").read_text(),
     }
     readers: dict[str, Callable[[], object]] = {
         "channel weights": lambda: load_layer_weights(path, CHANNELS),
@@ -307,7 +315,7 @@ def json_files(campaign: Campaign) -> None:
     for kind, read in readers.items():
 
         def one(chance: random.Random, kind: str = kind, read: Callable[[], object] = read) -> str:
-            path.write_bytes(mutated_bytes(whole[kind].encode(), chance))
+            path.write_bytes(mutated_bytes(content[kind].encode(), chance))
             read()
             return "read"
 

@@ -37,7 +37,7 @@ def test_repeats_have_the_weights_of_one_job_also_if_they_were_interrupted(words
         program.end()
     assert program.errors.endswith("stopped by SIGINT; run the same command again to resume\n")
     assert not (several / "result.json").exists()
-    assert main(interrupted) == 0  # one job resumes what two have begun
+    assert main(interrupted) == 0  # one job resumes the repeats that two jobs started
     assert_the_same(several, one, log=False)
     assert accuracies(several) == accuracies(one)
     log = (several / "experiment.log").read_text()
