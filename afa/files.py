@@ -5,12 +5,11 @@ import csv
 import errno
 import fcntl
 import hashlib
-import io
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -55,17 +54,27 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         AFAError: the file cannot be written; the old one is intact.
     """
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    write_parts(path, [text])
+
+
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """As ``write_text``, for a text that need not fit into memory."""
+    _write(path, (part.encode("utf-8", errors="backslashreplace") for part in parts))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write or replace a file. A library that writes a file itself may fail again, or abort, when it is destroyed.
+    """Write or replace a file. Raises as ``write_text``."""
+    _write(path, [content])
 
-    Raises:
-        AFAError: the file cannot be written; the old one is intact.
-    """
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    # A library that writes a file itself may fail again, or abort, when it is destroyed.
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+
     try:
-        replace_file(path, lambda temporary: temporary.write_bytes(content))
+        replace_file(path, write)
     except OSError as error:
         raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -109,14 +118,32 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_json_list(path: Path, values: dict[str, Any], key: str, items: Iterable[Any]) -> None:
+    """Write or replace a JSON file of ``values`` and, as ``key``, the ``items``, one in a line. Raises as above."""
+
+    def parts() -> Iterator[str]:
+        yield json.dumps(values, indent=1, ensure_ascii=False).removesuffix("\n}") + f",\n {json.dumps(key)}: ["
+        for index, item in enumerate(items):
+            yield f"{',' if index else ''}\n  {json.dumps(item, ensure_ascii=False)}"
+        yield "\n ]\n}\n"
+
+    write_parts(path, parts())
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write or replace a CSV file. Raises as ``write_text``.
 
     Text that a spreadsheet would take for a formula begins with an apostrophe, which ``read_csv`` removes.
     """
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *([_as_text(cell) for cell in row] for row in rows)])
-    write_text(path, text.getvalue())
+    writer = csv.writer(_Lines())
+    write_parts(path, (writer.writerow(row) for row in itertools.chain([header], (map(_as_text, row) for row in rows))))
+
+
+class _Lines:
+    """A file for ``csv.writer``, whose ``writerow`` then returns the line."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -227,7 +254,7 @@ def move_aside(folder: Path) -> Path:
 
 
 def _rename_old(path: Path, stem: str, suffix: str) -> Path:
-    candidates = (path.with_name(f"{stem}.old-{number}{suffix}") for number in count(1))
+    candidates = (path.with_name(f"{stem}.old-{number}{suffix}") for number in itertools.count(1))
     old = next(candidate for candidate in candidates if not candidate.exists())
     try:
         return path.rename(old)

@@ -64,7 +64,7 @@ def main() -> None:
         (seconds, memory), (real_seconds, real_memory) = figures
         rows.append([method, seconds, real_seconds, seconds / real_seconds, memory, real_memory, memory / real_memory])
         print(format_table(HEADER, [[row[0], *(f"{value:.2f}" for value in row[1:])] for row in rows]), flush=True)
-    write(arguments.json, header=HEADER, rows=rows)
+    write(arguments.json, estimates={"header": HEADER, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -127,15 +127,17 @@ def test_the_rows_that_need_hardware_compute(gpu, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "options", "rows"),
     [
-        ("large_folders.py", ["--images", "100", "200"], 8),
-        ("estimates.py", ["--methods", "DELTA", "AFA", "--overrides", "max_iter=5", "image_size=32"], 2),
+        ("large_folders.py", ["--images", "200", "400", "--classes", "10"], {"images": 2, "classes": 1}),
+        ("estimates.py", ["--methods", "DELTA", "AFA", "--overrides", "max_iter=5", "image_size=32"], {"estimates": 2}),
     ],
 )
-def test_a_benchmark_of_starts_and_estimates_measures_all_rows(script, options, rows, tmp_path):
+def test_a_benchmark_of_growth_or_estimates_measures_all_rows(script, options, rows, tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / script, *options, "--json", tmp_path / "figures.json"]
     subprocess.run(command, cwd=ROOT, check=True)
     content = json.loads((tmp_path / "figures.json").read_text())
-    assert [len(row) for row in content["rows"]] == rows * [len(content["header"])]
+    for name, count in rows.items():
+        table = content[name]
+        assert [len(row) for row in table["rows"]] == count * [len(table["header"])]
 
 
 def test_the_alpha_study_trains_chooses_and_judges(words, tmp_path):

@@ -3,9 +3,11 @@
 import csv
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from afa.files import (
     sha256,
     write_csv,
     write_json,
+    write_json_list,
     write_text,
 )
 
@@ -31,6 +34,7 @@ WRITERS = {
     "text": lambda path: write_text(path, "new"),
     "json": lambda path: write_json(path, ["new"]),
     "csv": lambda path: write_csv(path, ["new"], []),
+    "json list": lambda path: write_json_list(path, {"new": 1}, "items", []),
 }
 
 
@@ -220,3 +224,27 @@ def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path):
         with locked(path, wait=wait, remove=True):
             assert path.exists()
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, rows: write_csv(path, ["a", "b"], rows),
+        lambda path, rows: write_json_list(path, {"n": 1}, "items", rows),
+    ],
+    ids=["csv", "json"],
+)
+def test_the_memory_of_a_writer_does_not_grow_with_the_number_of_rows(tmp_path, write):
+    tracemalloc.start()
+    write(tmp_path / "file", ([f"row {number}", "x" * 100] for number in range(20_000)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "file").stat().st_size > 2_000_000
+    assert peak < 200_000
+
+
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": "\u00e9"}, {"a": None}]])
+def test_a_json_list_is_valid_json(tmp_path, items):
+    write_json_list(tmp_path / "file", {"x": [1, {"y": 2}], "é": []}, "items", items)
+    content = json.loads((tmp_path / "file").read_text(encoding="utf-8"))
+    assert content == {"x": [1, {"y": 2}], "é": [], "items": items}

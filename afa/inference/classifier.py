@@ -3,10 +3,12 @@
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,28 +84,38 @@ class Classifier:
         """Compute the logits of ``batch_size`` images at a time, exactly as an evaluation does.
 
         On the CPU the logits of an image are bit-identical to those of the evaluation; on a GPU
-        they are if ``batch_size`` is that of the evaluation, see ``engine.predict``.
+        they are if ``batch_size`` is that of the evaluation, see ``engine.predict``. The next images are decoded
+        meanwhile.
         """
-        for start in range(0, len(paths), batch_size):
-            files = paths[start : start + batch_size]
-            canvases, bad = load_canvases(files, self.preprocessing.test_canvas, workers=os.cpu_count() or 1)
-            good = [path for index, path in enumerate(files) if index not in bad]
-            logits = torch.empty(0, len(self.classes))
-            if good:
-                loader = TestLoader(
-                    ImageFolder(Path(), tuple(good), (0,) * len(good), self.classes),  # the labels are not used
-                    self.preprocessing,
-                    batch_size=batch_size,
-                    device=self.device,
-                    num_workers=0,
-                    canvases=canvases,
-                )
-                logits, _ = predict(self._network, loader)
-            yield Logits(good, logits, list(bad.values()))
+        chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+        load = functools.partial(load_canvases, make_canvas=self.preprocessing.test_canvas, workers=os.cpu_count() or 1)
+        with ThreadPoolExecutor(1) as executor:
+            decoded = (executor.submit(load, chunk) for chunk in chunks)  # started by ``next``
+            following = next(decoded, None)
+            for files in chunks:
+                current, following = following, next(decoded, None)
+                assert current is not None
+                canvases, bad = current.result()
+                yield self._logits(files, canvases, bad, batch_size)
+
+    def _logits(self, files: Sequence[Path], canvases: np.ndarray, bad: dict[int, str], batch_size: int) -> Logits:
+        good = [path for index, path in enumerate(files) if index not in bad]
+        logits = torch.empty(0, len(self.classes))
+        if good:
+            loader = TestLoader(
+                ImageFolder(Path(), tuple(good), (0,) * len(good), self.classes),  # the labels are not used
+                self.preprocessing,
+                batch_size=batch_size,
+                device=self.device,
+                num_workers=0,
+                canvases=canvases,
+            )
+            logits, _ = predict(self._network, loader)
+        return Logits(good, logits, list(bad.values()))
 
     def to_predictions(self, batch: Logits) -> list[Prediction]:
         """Class names and probabilities of the best five classes of each image."""
-        ranked = most_probable(batch.logits, self.classes)
+        ranked = most_probable(batch.logits).named(self.classes)
         return [Prediction(path, *zip(*best, strict=True)) for path, best in zip(batch.paths, ranked, strict=True)]
 
 

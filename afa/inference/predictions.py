@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import torch
+
 from afa.config.tasks import PredictSettings
 from afa.data.images import describe_lost_pixels
 from afa.data.walk import Walk, is_ignored
 from afa.errors import ConfigError, DataError, printable
-from afa.files import keep_old, sha256, write_json
+from afa.files import keep_old, sha256, write_json_list
 from afa.inference.classifier import load_classifier, read_classes
 from afa.results.journal import Progress, say
-from afa.results.records import most_probable, write_most_probable
+from afa.results.records import MostProbable, most_probable, write_most_probable
 from afa.results.run_folder import matching
 
 _SHOWN = 20  # images on the terminal; the files contain all of them
@@ -33,33 +35,34 @@ def predict_files(settings: PredictSettings) -> None:
     # What the network sees was decided when it was trained.
     notes += [line.partition(";")[0] for line in describe_lost_pixels(paths, seen.background, seen.grey_range)]
     names: list[str] = []
-    guesses: list[list[tuple[str, float]]] = []
+    batches: list[MostProbable] = []
     problems: list[str] = []
     with Progress("predicting", len(paths)) as bar:
         for batch in classifier.logits(paths, settings.batch_size):
             names += [printable(str(path)) for path in batch.paths]
-            guesses += most_probable(batch.logits, classifier.classes)
+            batches.append(most_probable(batch.logits))
             problems += map(printable, batch.problems)
             bar.update(len(batch.paths) + len(batch.problems))
     if not names:
         raise DataError([*problems, *notes, f"{settings.input}: no image could be used"])
     folder = Path(settings.output)
-    top = [[{"class": label, "probability": value} for label, value in ranked] for ranked in guesses]
+    found = MostProbable(*map(torch.cat, zip(*batches, strict=True)))
     document = {
         "checkpoint": str(classifier.path),
         "checkpoint_sha256": sha256(classifier.path),
-        "images": [{"path": name, "top": best} for name, best in zip(names, top, strict=True)],
         "skipped": problems,
     }
+    top = ([{"class": label, "probability": p} for label, p in ranked] for ranked in found.named(classifier.classes))
+    images = ({"path": name, "top": best} for name, best in zip(names, top, strict=True))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output: {folder} cannot be created: {error.strerror}") from None
     files = folder / "predictions.csv", folder / "predictions.json"
     kept = [old.name for old in map(keep_old, files) if old]
-    write_most_probable(files[0], {"path": names}, guesses)
-    write_json(files[1], document)
-    for name, ranked in zip(names[:_SHOWN], guesses, strict=False):
+    write_most_probable(files[0], {"path": names}, found, classifier.classes)
+    write_json_list(files[1], document, "images", images)
+    for name, ranked in zip(names[:_SHOWN], found.named(classifier.classes), strict=False):
         say(f"{name}: {', '.join(f'{label} {100 * value:.1f} %' for label, value in ranked)}")
     for line in [f"skipped {line}" for line in problems[:_SHOWN]] + notes:
         say(line)

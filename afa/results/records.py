@@ -4,9 +4,9 @@ import io
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -86,28 +86,36 @@ class Scalars:
         self._file.write([scalar(tag, value) for tag, value in scalars.items()], row.epoch)
 
 
-def most_probable(logits: Tensor, classes: Sequence[str]) -> list[list[tuple[str, float]]]:
-    """Name and probability of the five most probable classes for each row of the (N, K) logits, in descending order."""
+class MostProbable(NamedTuple):
+    """The most probable classes of N images in descending order, at most five: (N, k) indices and probabilities."""
+
+    indices: Tensor
+    probabilities: Tensor
+
+    def named(self, classes: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
+        """Name and probability of the classes of each image."""
+        for indices, probabilities in zip(self.indices, self.probabilities, strict=True):
+            yield [(classes[i], p) for i, p in zip(indices.tolist(), probabilities.tolist(), strict=True)]
+
+
+def most_probable(logits: Tensor) -> MostProbable:
+    """The most probable classes of each row of the (N, K) logits."""
     ranked = rank_classes(logits)
-    probabilities = logits.softmax(dim=1).gather(1, ranked)
-    return [
-        [(classes[index], probability) for index, probability in zip(*row, strict=True)]
-        for row in zip(ranked.tolist(), probabilities.tolist(), strict=True)
-    ]
+    return MostProbable(ranked, logits.softmax(dim=1).gather(1, ranked))
 
 
 def write_most_probable(
-    path: Path, columns: Mapping[str, Sequence[object]], guesses: Sequence[Sequence[tuple[str, float]]]
+    path: Path, columns: Mapping[str, Sequence[object]], found: MostProbable, classes: Sequence[str]
 ) -> None:
-    """Write a CSV file with a row for each image: the ``columns``, then the ``guesses``, see ``most_probable``.
+    """Write a CSV file with a row for each image: the ``columns``, then the most probable classes.
 
     Raises:
         AFAError: it cannot be written.
     """
-    ranks = range(1, len(guesses[0]) + 1)
+    ranks = range(1, found.indices.shape[1] + 1)
     header = [*columns, *(name for rank in ranks for name in (f"top{rank}", f"probability{rank}"))]
-    cells = ([cell for name, value in ranked for cell in (name, f"{value:.6f}")] for ranked in guesses)
-    write_csv(path, header, [[*own, *more] for *own, more in zip(*columns.values(), cells, strict=True)])
+    cells = ([cell for name, value in named for cell in (name, f"{value:.6f}")] for named in found.named(classes))
+    write_csv(path, header, ([*own, *more] for *own, more in zip(*columns.values(), cells, strict=True)))
 
 
 def write_predictions(
@@ -118,11 +126,10 @@ def write_predictions(
     ``labels`` are the (N,) class indices, ``logits`` (N, K), averaged over the views of an image. ``per_class.csv`` has
     precision, recall and F1 of each class in percent; a value that is not defined is empty.
     """
-    guesses = most_probable(logits, classes)
-    true = [classes[label] for label in labels.tolist()]
-    predicted = [ranked[0][0] for ranked in guesses]
-    correct = [int(name == guess) for name, guess in zip(true, predicted, strict=True)]
-    write_most_probable(folder.predictions_csv, {"path": paths, "true": true, "correct": correct}, guesses)
+    found = most_probable(logits)
+    true, predicted = ([classes[index] for index in each.tolist()] for each in (labels, found.indices[:, 0]))
+    correct = (found.indices[:, 0] == labels).int().tolist()
+    write_most_probable(folder.predictions_csv, {"path": paths, "true": true, "correct": correct}, found, classes)
     rows = []
     for score in class_scores(true, predicted, classes):
         percent = ["" if math.isnan(x) else f"{x:.2f}" for x in (score.precision, score.recall, score.f1)]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import queue
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from afa.command_line import main
 from afa.commands.evaluation import prepare_evaluation
 from afa.data.images import read_image
 from afa.errors import AFAError, DataError
+from afa.inference import classifier as classifier_module
 from afa.inference.classifier import load_classifier
 from afa.inference.model_card import card_text, metadata
 from afa.inference.predictions import find_images
@@ -50,6 +52,22 @@ def test_a_prediction_equals_that_of_the_evaluation_bit_for_bit(
     (backwards,) = classifier.logits(paths[::-1])
     assert torch.equal(backwards.logits.flip(0), expected)
     assert folded == [classifier.target]
+
+
+def test_the_next_images_are_decoded_during_the_forward_pass(make_checkpoint, data_dir, monkeypatch):
+    classifier = load_classifier(make_checkpoint("mobilenet_v2", "default"), gpu_id="cpu")
+    decoded, load = queue.SimpleQueue(), classifier_module.load_canvases
+
+    def recording_load(files, **options):
+        decoded.put(list(files))
+        return load(files, **options)
+
+    monkeypatch.setattr(classifier_module, "load_canvases", recording_load)
+    paths = sorted((data_dir / "tiny/test").glob("*/*.png"))[:6]
+    batches = classifier.logits(paths, 2)
+    next(batches)
+    assert [decoded.get(timeout=60) for _ in range(2)] == [paths[:2], paths[2:4]]
+    assert [batch.paths for batch in batches] == [paths[2:4], paths[4:]]
 
 
 @pytest.fixture
