@@ -24,16 +24,17 @@ from torchvision.models import resnet101
 from afa.results.outcomes import format_table
 
 ROOT = Path(__file__).parents[1]
-AST, L2 = "hocon_config/demo/ast.hocon", "hocon_config/demo/l2.hocon"
+CONFIG = "hocon_config/demo/l2.hocon"
+AST = (CONFIG, "reg_type=ast", "weight_decay=0")  # with the released losses, which both trees have
 SMALL = ("image_size=32", "batch_size=40", "max_iter=5")
 PHOTOGRAPHS = ("target_data_dir={data}", "target_dataset=photographs", "lr=0.0001")
 STEPS = (*PHOTOGRAPHS, "image_size=224", "alpha=0.00001", "epochs=1")
-MOBILENET = (AST, *STEPS, "batch_size=16")
-RESNET = (AST, *STEPS, "target_dataset=few", "base_model_name=resnet101", "source_weights={resnet101}", "batch_size=8")
+MOBILENET = (*AST, *STEPS, "batch_size=16")
+RESNET = (*AST, *STEPS, "target_dataset=few", "base_model_name=resnet101", "source_weights={resnet101}", "batch_size=8")
 ROWS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
-    "a config error": (AST, "batch_size=x"),
-    "5 steps, 32 pixels": (AST, *SMALL),
+    "a config error": (CONFIG, "batch_size=x"),
+    "5 steps, 32 pixels": (*AST, "alpha=0.00001", *SMALL),
     "8 steps, MobileNetV2, AST": MOBILENET,
     "8 steps, MobileNetV2, ACT": (*MOBILENET, "reg_type=act"),
     "8 steps, MobileNetV2, AST, bf16": (*MOBILENET, "precision=bf16"),
@@ -43,11 +44,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     "4 steps, ResNet-101, AST, bf16": (*RESNET, "precision=bf16"),
     "4 steps, ResNet-101, ACT, bf16": (*RESNET, "reg_type=act", "precision=bf16"),
     "input, 10 epochs of 128 JPEG files": (
-        *(L2, "reg_type=l2_fe", *PHOTOGRAPHS, "image_size=32", "batch_size=32"),
+        *(CONFIG, "reg_type=l2_fe", *PHOTOGRAPHS, "image_size=32", "batch_size=32"),
         *("epochs=10", "test_every=10", "cache=none"),
     ),
-    "evaluation, 1,000 images": (L2, "mode=eval", "pre_trained_path={checkpoint}", "image_size=32"),
-    "channel weights of DELTA": (AST, "reg_type=delta", "alpha=0.00001", *SMALL),
+    "evaluation, 1,000 images": (CONFIG, "mode=eval", "pre_trained_path={checkpoint}", "image_size=32"),
+    "channel weights of DELTA": (CONFIG, "reg_type=delta", "alpha=0.00001", *SMALL),
 }
 """Name -> words of the command; ``{name}`` is a file that this script makes."""
 
@@ -66,7 +67,7 @@ def prepare(folder: Path, commands: str) -> dict[str, Path]:
     if "{resnet101}" in commands:
         torch.save(resnet101().state_dict(), files["resnet101"])
     if "{checkpoint}" in commands:
-        run(ROOT, folder, [L2, *SMALL, "exp_id=made"])
+        run(ROOT, folder, [CONFIG, *SMALL, "exp_id=made"])
     return files
 
 

@@ -220,7 +220,7 @@ def _log_epoch(stage: Stage, context: Context, history: list[EpochRow], *, is_be
     for name, entropy in row.entropies.items():
         if entropy < COLLAPSED and not any(before.entropies[name] < COLLAPSED for before in earlier):
             context.journal.log(
-                f"{stage.title}: attention {name} has collapsed: normalised entropy {entropy:.3f} (see README, Results)"
+                f"{stage.title}: attention {name} has collapsed: normalised entropy {entropy:.3f} (see docs/methods.md)"
             )
 
 
