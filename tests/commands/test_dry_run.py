@@ -38,6 +38,8 @@ def test_both_stages_are_tried_and_nothing_is_left(words, tmp_path, capsys):
         "will start",
     ):
         assert text in out
+    assert "momentum" not in out  # nor any other setting with its default
+    assert out.index("12 training images") < 1500
 
 
 def test_the_estimate_is_that_of_the_run(words, settings_for, tmp_path):
