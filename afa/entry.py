@@ -80,6 +80,8 @@ def evaluate(task: EvaluationSettings) -> dict[str, Any]:
         raise ConfigError([f"{key}: {message}" for key, message in problems])
     if written_by:
         outpath, names = written_by.path / "eval", path.absolute().parents[1].relative_to(written_by.path).parts
+        if outpath.is_relative_to(Path.cwd()):  # as short as the user wrote it
+            outpath = outpath.relative_to(Path.cwd())
     else:
         outpath, names = Path(task.outpath), (path.stem, "eval")
     options = RunSettings(

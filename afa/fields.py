@@ -17,17 +17,19 @@ def setting(
     aliases: Mapping[str, str] | None = None,
     pattern: str = "",
     names: str = "",
+    example: str = "",
     changes_result: bool = True,
 ) -> Any:
     """A dataclass field that is read from ``key`` of the config file, by default its name; ``afa/config`` checks it.
 
     ``choices`` and ``aliases`` (released name -> ours) or a ``pattern`` restrict a string, ``low`` and
-    ``high`` (inclusive) a number. ``names``: what the string is the path of: ``file``, ``folder`` or ``checkpoint``. A
-    run may be resumed with another value of a field that has ``changes_result=False``.
+    ``high`` (inclusive) a number. ``names``: what the string is the path of: ``file``, ``folder`` or ``checkpoint``.
+    ``example``: of a list, for the message that expects one. A run may be resumed with another value of a field that
+    has ``changes_result=False``.
     """
     metadata = {"key": key, "reason": reason, "low": low, "high": high, "pattern": pattern, "names": names}
-    metadata |= {"choices": tuple(choices), "aliases": dict(aliases or {}), "changes_result": changes_result}
-    return field(default=default, metadata=metadata)
+    metadata |= {"example": example, "choices": tuple(choices), "aliases": dict(aliases or {})}
+    return field(default=default, metadata={**metadata, "changes_result": changes_result})
 
 
 def setting_fields(section: type) -> dict[str, Field]:

@@ -211,7 +211,7 @@ def test_a_released_checkpoint_is_evaluated(words, released, tmp_path, capsys):
     assert (tmp_path / "runs/mobilenet_v2_tiny_eval/predictions.csv").exists()
 
 
-def test_a_run_is_evaluated_without_a_config(words, data_dir, tmp_path, capsys):
+def test_a_run_is_evaluated_without_a_config(words, data_dir, tmp_path, capsys, monkeypatch):
     """Network, classes and image size come from the checkpoint; an earlier evaluation is kept."""
     recipe = ["reg_type=afa", "alpha=0.01", "max_iter=3", "exp_id=run", "data_aug=improved"]
     assert main(["tests/tiny.hocon", *words, *recipe]) == 0
@@ -241,7 +241,9 @@ def test_a_run_is_evaluated_without_a_config(words, data_dir, tmp_path, capsys):
             ("sandal", "0"),
             ("trouser", "4"),
         ]
+    monkeypatch.chdir(tmp_path)
     assert main(command) == 0
+    assert "\nwritten to runs/run/eval/stage_2_tiny\n" in capsys.readouterr().out
     assert sorted(path.name for path in evaluation.parent.iterdir()) == [
         "stage_2_some",
         "stage_2_tiny",

@@ -8,23 +8,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple, TypeVar
 
 import torch
 
 from afa.commands.algorithm import check_folder, report_dead_workers, stages
 from afa.commands.delta_weights import estimate_increases
+from afa.commands.descriptions import describe_data, describe_stage
 from afa.commands.evaluation import prepare_evaluation
 from afa.commands.first_steps import FirstSteps
 from afa.commands.fixed_weights import nested_stage, with_fixed_weights
 from afa.commands.image_reader import Images, with_validation_folder
-from afa.config.hocon import format_settings
+from afa.config.hocon import format_changed_settings
 from afa.config.settings import Settings
-from afa.data.folders import ImageFolder
 from afa.data.loaders import Batch, TestBatch
 from afa.errors import AFAError
 from afa.files import claim_folder
@@ -35,7 +35,7 @@ from afa.method.catalogue import METHODS
 from afa.results.journal import Journal
 from afa.results.outcomes import format_bytes, format_seconds, format_table
 from afa.results.run_folder import RunFolder, find_checkpoint
-from afa.training.engine import Learner, Step, TrainSums, predict, train_one_epoch
+from afa.training.engine import Step, TrainSums, predict, train_one_epoch
 from afa.training.learner import count_parameters
 from afa.training.loop import read_result
 from afa.training.numerics import FiniteCheck, Precision
@@ -48,7 +48,6 @@ Log = Callable[[str], None]
 _BATCHES, _SECONDS = 6, 10.0  # at most, of each kind of work
 _STEPS = 3  # at least, also if they take longer: a loss that diverges grows with each step
 _PREDICTION_BYTES = 200  # a row of predictions.csv
-_UNBALANCED = 2  # ratio of the sizes of the largest and the smallest class
 
 
 class StageEstimate(NamedTuple):
@@ -112,7 +111,9 @@ def print_dry_run(settings: Settings) -> Estimate:
     journal = Journal(Path(os.devnull))
     settings = replace(settings, run=replace(settings.run, dry_run=False))
     kept = f" except the decoded images in {settings.data.cache_dir}" if settings.data.cache == "disk" else ""
-    journal.log(f"dry run: nothing is kept{kept}\n\n{format_settings(settings)}")
+    journal.log(f"dry run: nothing is kept{kept}")
+    journal.log("settings that differ from the defaults; settings.log of the run will contain all settings:")
+    journal.log(f"{indent(format_changed_settings(settings), '  ')}\n")
     outcome = estimate_run(settings, log=journal.log)
     repeats = f" ({outcome.repeats} repeats)" if outcome.repeats > 1 else ""
     free = shutil.disk_usage(_existing(Path(settings.run.outpath))).free
@@ -183,7 +184,7 @@ def _estimate_training(
     images = Images(settings.data, context)
     reading = time.monotonic() - started
     held_out = images.held_out.folder if images.held_out else None
-    log(_describe_data(images.test.folder, images.train.folder, held_out, settings.data.validation_fraction))
+    log(describe_data(images.test.folder, images.train.folder, held_out, settings.data.validation_fraction))
     if folder.path.exists() and not settings.run.overwrite:
         # The finished stages must have the same images, and the first unfinished one must be able to resume.
         for stage in stages(settings, images, folder):
@@ -239,7 +240,7 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
     first_steps = FirstSteps(stage.title, stage.options, steps)
     divergence = first_steps.find_divergence()
     if divergence and not is_searched:
-        log("\n".join(first_steps.describe()))
+        log(first_steps.describe())
         raise AFAError(divergence)
     finite.check_weights(learner.target.network.state_dict(), stage.title)
     predict(learner.target.evaluator(), scoring.limit(stage.test_loader(stage.splits.monitor, context)))
@@ -265,7 +266,7 @@ def _estimate_stage(stage: Stage, context: Context, log: Log, *, is_searched: bo
         memory_bytes=_peak_memory(),
         gpu_bytes=max(weights_gpu, _peak_gpu_memory(context)),
     )
-    log(_describe_stage(stage, learner, first_steps, found))
+    log(describe_stage(stage, learner, first_steps, found.images_per_second))
     if warning := divergence or first_steps.find_risk():
         log(f"warning: {warning}")
     return found
@@ -291,7 +292,7 @@ def _estimate_evaluation(settings: Settings, context: Context, log: Log) -> Esti
     path = find_checkpoint(settings.run.pre_trained_path, settings.run.outpath)
     checkpoint, target, loader = prepare_evaluation(settings, path, context)
     reading = time.monotonic() - started
-    log(_describe_data(loader.folder))
+    log(describe_data(loader.folder))
     origin = f"{checkpoint.method} epoch {checkpoint.epoch}" if checkpoint.method else "a bare state dict"
     size = count_parameters(target.parameters())
     log(f"\n{path}: {origin}, {size:,} parameters, {loader.preprocessing.views} views per image")
@@ -350,56 +351,3 @@ def _peak_gpu_memory(context: Context) -> int:
 def _existing(folder: Path) -> Path:
     """The folder, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-
-
-def _describe_data(
-    test: ImageFolder,
-    train: ImageFolder | None = None,
-    held_out: ImageFolder | None = None,
-    held_out_fraction: float = 0.0,
-) -> str:
-    """Number of images per split, and how evenly they are distributed over the classes."""
-    lines = [f"{len(test.classes)} classes in {test.root.parent}"]
-    for name, folder in (("training", train), ("held-out", held_out), ("test", test)):
-        if folder is None:
-            continue
-        ordered = Counter(folder.labels).most_common()
-        most, least = ordered[0][1], ordered[-1][1]
-        line = f"  {len(folder)} {name} images, {least if least == most else f'{least} to {most}'} per class"
-        if most >= _UNBALANCED * least:
-            half = len(ordered) // 2
-            few, many = (
-                ", ".join(f"{folder.classes[label]} {count}" for label, count in extreme)
-                for extreme in (ordered[: half - 1 : -1][:3], ordered[:half][:3])
-            )
-            line += f": unbalanced; fewest {few}; most {many}; see class_weights"
-        if name == "training" and held_out_fraction:
-            line += f", of which {100 * held_out_fraction:g} % are held out"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _describe_stage(stage: Stage, learner: Learner, first_steps: FirstSteps, found: StageEstimate) -> str:
-    """The parameters that a stage trains, the maps that it compares, and the losses of its first steps."""
-    target, batch_size = learner.target, stage.settings.data.batch_size
-    head, attention = count_parameters(target.head_parameters()), count_parameters(learner.objective.parameters())
-    frozen = "" if METHODS[stage.options.method].trains_backbone else ", only the head is trained"
-    lines = [
-        f"\n{stage.title}: {stage.settings.backbone.name} from {stage.start.origin}",
-        f"  {count_parameters(target.parameters()):,} parameters, {head:,} of them in the head{frozen}",
-    ]
-    if learner.source is not None:
-        lines.append(f"  and the frozen source, and {attention:,} parameters of attention")
-        shapes = target.map_shapes(stage.preprocessing.image_size)
-        rows = [
-            [layer, str(shape.channels), f"{shape.height} x {shape.width}"]
-            for layer, shape in zip(target.aligned_layers, shapes, strict=True)
-        ]
-        lines += [f"  {line}" for line in format_table(["aligned layer", "channels", "map"], rows).splitlines()]
-    steps = math.ceil(len(stage.splits.train.folder) / batch_size)
-    seconds = format_seconds(batch_size / found.images_per_second)
-    lines += [
-        f"  {stage.epochs} epochs of {steps} steps; a step of {batch_size} images takes {seconds}",
-        *(f"  {line}" for line in first_steps.describe()),
-    ]
-    return "\n".join(lines)

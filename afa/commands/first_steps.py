@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from afa.config.settings import StageSettings
 from afa.method.catalogue import METHODS
+from afa.results.outcomes import format_table
 from afa.training.engine import Step
 
 DIVERGES = 10.0
@@ -42,18 +43,19 @@ class FirstSteps(NamedTuple):
         first, last = (step.losses.total.item() for step in (self.steps[0], self.steps[-1]))
         return last / max(first, 1e-12)
 
-    def describe(self) -> list[str]:
-        """A line for the first step and one for the last."""
-        lines = []
+    def describe(self) -> str:
+        """A table of the first and the last step: the total loss, and the terms of which it is the sum."""
+        header = ["step", "classification", "alpha * alignment", "beta * head_penalty", "total", "gradient_norm"]
+        rows = []
         for number in sorted({1, len(self.steps)}):
             step = self.steps[number - 1]
-            line = f"step {number} of {len(self.steps)}: {step.describe()}"
-            if METHODS[self.options.method].terms:
-                product = self.options.alpha * step.losses.alignment.item()
-                ratio = self.ratios[number - 1]
-                line += f"; alpha * alignment {product:.4g}, {ratio:.3g} times the classification loss"
-            lines.append(line)
-        return lines
+            losses = step.losses
+            terms = (self.options.alpha * losses.alignment, self.options.head_penalty * losses.head_penalty)
+            values = [
+                f"{value.item():.4g}" for value in (losses.classification, *terms, losses.total, step.gradient_norm)
+            ]
+            rows.append([f"{number} of {len(self.steps)}", *values])
+        return format_table(header, rows)
 
     def find_divergence(self) -> str:
         """The reason for which a run would diverge, and a remedy; empty if it would not."""

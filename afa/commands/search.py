@@ -113,15 +113,17 @@ def _write_outcome(settings: Settings, folder: Path, searched: Mapping[int, Sequ
         stages.append({"stage": index + 1, "method": label, **_values(best), "tried": tried})
         for trial in trials:
             values = [f"{value:g}" for value in _values(trial).values()]
-            chosen = "chosen" if trial is best else ""
+            chosen = "yes" if trial is best else ""
             rows.append([f"{index + 1} ({label})", *values, str(trial.score or "not finite"), chosen])
     fraction, images = settings.data.validation_fraction, settings.data.validation_folder
     outcome = {"selected_on": "held_out", "held_out_fraction": fraction, "held_out_folder": images, "stages": stages}
     write_json(folder / "search.json", outcome)
     if not settings.run.quiet:
         images = images or f"{fraction:g} of the training images"
-        header = ["stage", "alpha", "lr", f"last top-1 % on held-out images ({images})", ""]
-        say(f"{format_table(header, rows)}\nnow training on all training images")
+        table = format_table(["stage", "alpha", "lr", "held-out top-1 %", "chosen"], rows)
+        choice = "; ".join(f"{one['method']} alpha = {one['alpha']:g}, lr = {one['lr']:g}" for one in stages)
+        say(f"{table}\nheld-out images: {images}, after the last epoch")
+        say(f"chosen: {choice}; now training on all training images")
 
 
 def _values(trial: Trial) -> dict[str, float]:

@@ -26,17 +26,22 @@ class GridSettings:
     """The axes of a grid; keys of the block ``grid { }``."""
 
     networks: tuple[str, ...] = setting(
-        "names of networks, defined in the grid or torchvision's; not required if base_model_name is set"
+        "names of networks, defined in the grid or torchvision's; not required if base_model_name is set",
+        example="[resnet101, mobilenet_v2]",
     )
     datasets: tuple[str, ...] = setting(
-        "names of data sets, defined in the grid or folders; not required if target_dataset is set"
+        "names of data sets, defined in the grid or folders; not required if target_dataset is set",
+        example="[Stanford_Dogs, flowers]",
     )
     methods: tuple[str, ...] = setting(
-        "names of methods, defined in the grid or values of reg_type; not required if reg_type is set"
+        "names of methods, defined in the grid or values of reg_type; not required if reg_type is set",
+        example="[l2, afa]",
     )
     seeds: int = setting("number of runs per combination; run k uses seed + k - 1", default=5, low=1, high=1000)
     name: str = setting("folder of the runs in outpath, which grids may share; empty: the file's name", default="")
-    baseline: tuple[str, ...] = setting("methods that the report compares all others with, seed by seed", default=())
+    baseline: tuple[str, ...] = setting(
+        "methods that the report compares all others with, seed by seed", default=(), example="[l2]"
+    )
     published: str = setting("number of the paper's table to compare the results with", default="")
     kind: str = setting(
         "output of mode=report: table, curves, images_per_class or parameters; does_it_help: a table and one sentence, "
@@ -161,7 +166,10 @@ def build_grid(
             found.add("repeat", f"{settings.run.repeat} repeats in a grid; set grid.seeds instead")
         for key, message in found.found:
             message = message.replace("missing:", f"missing for {', '.join(names)}:", 1)
-            problems.add(file_keys.get(key, key), message)
+            key = file_keys.get(key, key)
+            if defined := define.get(key.removeprefix(f"{GRID}."), {}):  # an axis with a name that is not defined
+                message += f"; defined in this grid: {', '.join(defined)}"
+            problems.add(key, message)
         if settings is not None:
             parent = Path(settings.run.outpath, *map(_file_name, (grid.name, *names)))
             combinations.append((names, settings, parent))
@@ -196,7 +204,8 @@ def _check_definitions(define: Any, grid: GridSettings, problems: Problems) -> N
         names = [{*getattr(grid, axis), *define.get(axis, {})} for axis in _AXES]
         for name in grid.baseline:
             if name not in names[-1]:
-                problems.add("baseline", f"{name} is not a method of the grid{nearest(name, names[-1])}")
+                known = ", ".join(sorted(names[-1]))
+                problems.add("baseline", f"'{name}' is not a method of the grid (known: {known})")
         _check_blocks(define.get("cells", {}), "define.cells", names, problems)
 
 
@@ -207,7 +216,7 @@ def _check_blocks(block: Any, key: str, names: Sequence[Collection[str] | None],
         return
     for name, inner in block.items() if names else ():
         if names[0] is not None and name not in names[0]:
-            problems.add(f"{key}.{name}", f"not a name of this axis{nearest(name, names[0])}")
+            problems.add(f"{key}.{name}", f"not a name of this axis (known: {', '.join(sorted(names[0]))})")
         else:
             _check_blocks(inner, f"{key}.{name}", names[1:], problems)
 

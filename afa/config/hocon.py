@@ -18,7 +18,7 @@ from pyhocon import ConfigException, ConfigFactory, ConfigTree  # type: ignore[i
 
 from afa.config.grid import GRID, GRID_FIELDS, Grid, build_grid
 from afa.config.schema import build_settings, flatten
-from afa.config.settings import RENAMED, STAGE_NAMES, Settings, field_of, section_values
+from afa.config.settings import FIELDS, RENAMED, STAGE_NAMES, Settings, field_of, section_values
 from afa.config.shipped import CONFIGS, config_names, find_config, shipped_path
 from afa.config.values import Problem, Problems, nearest, parse_assignments
 from afa.errors import ConfigError
@@ -138,17 +138,32 @@ def _single_run(config: Settings | Grid, name: str) -> Settings:
     return config
 
 
-def format_settings(settings: Settings) -> str:
-    """HOCON with every key, which loads back as equal settings."""
-
+def _sections(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Name of a section -> its keys and values; ``stage`` is the section of the only stage."""
     stages = zip(STAGE_NAMES if len(settings.stages) > 1 else ["stage"], settings.stages, strict=False)
     sections = {"data": settings.data, "backbone": settings.backbone, **dict(stages)}
+    sections |= {"compute": settings.compute, "run": settings.run}
+    return {name: section_values(section) for name, section in sections.items()}
+
+
+def format_settings(settings: Settings) -> str:
+    """HOCON with every key, which loads back as equal settings."""
     blocks = []
-    for name, section in {**sections, "compute": settings.compute, "run": settings.run}.items():
-        lines = [f"{key} = {_to_hocon(value)}\n" for key, value in section_values(section).items()]
+    for name, values in _sections(settings).items():
+        lines = [f"{key} = {_to_hocon(value)}\n" for key, value in values.items()]
         is_block = name in STAGE_NAMES
         blocks.append(f"{name} {{\n  {'  '.join(lines)}}}\n" if is_block else f"# {name}\n{''.join(lines)}")
     return "\n".join(blocks)
+
+
+def format_changed_settings(settings: Settings) -> str:
+    """HOCON with the keys whose values are not the defaults, one line per section."""
+    lines = []
+    for name, values in _sections(settings).items():
+        changed = {key: value for key, value in values.items() if value != FIELDS[key].default}
+        text = ", ".join(f"{key} = {_to_hocon(value)}" for key, value in changed.items())
+        lines.append(f"{name} {{ {text} }}" if name in STAGE_NAMES else text)
+    return "\n".join(filter(None, lines))
 
 
 def _to_hocon(value: Any) -> str:

@@ -104,6 +104,7 @@ class BackboneSettings:
         default=(),
         low=4,
         high=12,
+        example="[features.9.conv.2, features.17.conv.2]",
     )
 
 
@@ -130,13 +131,14 @@ class StageSettings:
         key="search.alpha",
         default=(),
         low=0.0,
+        example="[0.01, 0.03]",
     )
     head_penalty: float = setting(
         "weight of half the squared L2 norm of the head; the paper's gamma", key="beta", default=0.01, low=0.0
     )
     learning_rate: float = setting("learning rate of backbone, head and attention", key="lr", default=0.01, low=0.0)
     search_lr: tuple[float, ...] = setting(
-        "learning rates to try, see search.alpha", key="search.lr", default=(), low=0.0
+        "learning rates to try, see search.alpha", key="search.lr", default=(), low=0.0, example="[0.003, 0.01]"
     )
     max_iter: int = setting("number of steps, rounded to complete epochs", default=4500, low=1)
     epochs: int = setting(

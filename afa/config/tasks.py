@@ -98,9 +98,10 @@ class VisualizeSettings:
     pre_trained_path: str = setting(_CHECKPOINT, names="checkpoint")
     compare: tuple[str, ...] = setting(
         "other checkpoints whose activations are shown next to those of pre_trained_path, "
-        'for example \'["run_l2", "run_delta"]\'',
+        "for example '[run_l2,run_delta]'",
         default=(),
         names="checkpoint",
+        example="[run_l2, run_delta]",
     )
     input: str = setting("images, as in mode=predict; empty: test images of its data set", default="", names="images")
     images: int = setting("number of images to show", default=4, low=1, high=64)

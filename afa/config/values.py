@@ -53,7 +53,7 @@ def parse_assignments(
     """Read ``key=value`` arguments of the command line: key -> value, in the order in which the keys were last set.
 
     The value of a string's field is the text as it is, without the quotes of a JSON string. Any other value is
-    read as JSON if it is JSON.
+    read as JSON if it is JSON. As in a file, a list of names needs no quotes.
     """
     values: dict[str, Any] = {}
     for argument in arguments:
@@ -67,6 +67,8 @@ def parse_assignments(
             value = json.loads(text)
         if known is not None and known.type is str and not isinstance(value, str):
             value = text
+        if known is not None and _item_type(known) is str and re.fullmatch(r"\[[^][\"]+\]", text):
+            value = [name.strip() for name in text[1:-1].split(",")]
         if value is None:
             problems.add(key, f"null is not a value; {key}= sets an empty string")
         elif isinstance(value, dict):
@@ -75,6 +77,11 @@ def parse_assignments(
             values.pop(key, None)
             values[key] = value
     return values
+
+
+def _item_type(f: Field) -> Any:
+    """The type of the values of a list; None for a field of another type."""
+    return next((get_args(kind)[0] for kind in (f.type, *get_args(f.type)) if get_origin(kind) is tuple), None)
 
 
 def check_values(
@@ -124,10 +131,10 @@ def check_value(f: Field, value: Any) -> Any:
     """
     wanted: Any = f.type
     bounds = f.metadata
-    if isinstance(wanted, UnionType):  # a list of names, or their number
-        wanted = int if type(value) is int else get_args(wanted)[0]
-    if get_origin(wanted) is tuple:
-        return _check_list(get_args(wanted)[0], bounds, value)
+    if isinstance(wanted, UnionType) and type(value) is int:  # a number of names instead of a list
+        wanted = int
+    elif item := _item_type(f):
+        return _check_list(item, bounds, value)
     if wanted is bool and value == "":  # the released configs leave `resume` empty
         return f.default
     if wanted is str and type(value) is int:
@@ -168,8 +175,8 @@ def _check_number(wanted: type, bounds: Mapping[str, Any], value: Any) -> Any:
 def _check_list(item: type, bounds: Mapping[str, Any], value: Any) -> Any:
     types = (int, float) if item is float else (item,)
     if not isinstance(value, list | tuple) or not all(type(entry) in types for entry in value):
-        example = 'strings, for example ["layer1", "layer2"]' if item is str else "numbers, for example [0.01, 0.03]"
-        raise ValueError(f"expected a list of {example}, got {value!r}")
+        kind = "names" if item is str else "numbers"
+        raise ValueError(f"expected a list of {kind}, for example {bounds['example']}, got {value!r}")
     return tuple(_check_number(float, bounds, entry) if item is float else entry for entry in value)
 
 

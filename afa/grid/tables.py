@@ -23,8 +23,11 @@ _NOTES = """\
 Top-1 on the test images in percent, mean ± sample standard deviation over the runs. *Last epoch*
 is not selected; *balanced* is its balanced accuracy. *Best epoch* has the highest top-1 of all
 epochs on the images under *selected on*; with `test` it is selected on the test images, as in the
-paper. (held-out): the value was selected on held-out images. *Difference*: best epoch minus
-published; `!`: larger than two standard deviations, combined from both results."""
+paper."""
+_SEARCHED = "(held-out): the value was selected on held-out images."
+_PUBLISHED = """\
+*Difference*: best epoch minus published; `!`: larger than two standard deviations, combined from
+both results."""
 _DIFFERENCES = (
     "*vs*: last epoch minus last epoch of the baseline, as the mean over the same seeds, with its 95 % t-interval."
 )
@@ -159,7 +162,8 @@ def markdown(grid: Grid, rows: Sequence[TableRow], runs: Sequence[GridRun]) -> s
     lines += [", ".join(f"{name}: {cells[0][name]}" for name in same), ""] if same else []
     lines += [*table, "", f"{len(done)} of {len(runs)} runs are done; their epochs took {format_seconds(seconds)}.", ""]
     lines += _warn_of_steps(rows)
-    lines += [_NOTES]
+    is_searched = any(row.alpha_selected_on or row.lr_selected_on for row in rows)
+    lines += [_NOTES, *([_SEARCHED] if is_searched else []), *([_PUBLISHED] if "difference" in shown else [])]
     if grid.grid.baseline:
         compared = [row for row in rows if row.method not in grid.grid.baseline]
         differences = [difference for row in compared for difference in row.differences.values()]

@@ -319,7 +319,9 @@ def accuracy_panels(accuracies: Mapping[tuple[str, str, str], Sequence[Spread | 
         for (y, method), (index, (shift, marker, colour)) in product(enumerate(methods), enumerate(markers)):
             if value := accuracies.get((*panel, method), (None,) * 3)[index]:
                 ax.errorbar(value.mean, y + shift, xerr=value.deviation, fmt=marker, color=colour, markersize=4)
-    figure.suptitle(f"circle: last epoch, square: best epoch on {selected_on}, diamond: published")
+    legend = f"circle: last epoch, square: best epoch on {selected_on}"
+    legend += ", diamond: published" if any(values[2] for values in accuracies.values()) else ""
+    figure.suptitle(textwrap.fill(legend, 54 * len(datasets)), fontsize=9)
     return figure
 
 

@@ -1,6 +1,7 @@
 """The search for alpha and the learning rate: what is trained and decoded, how often, and what is chosen."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -121,7 +122,9 @@ def test_a_validation_folder_is_held_out_and_all_training_images_are_used(words,
     shutil.copytree(data_dir / "tiny/test", tmp_path / "data/tiny/val")
     command = ["tests/tiny.hocon", *words, f"target_data_dir={tmp_path / 'data'}", "max_iter=1", "exp_id=run"]
     assert main([*command, "search.alpha=[0.01]"]) == 0
-    assert "last top-1 % on held-out images (val)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"\nstage +alpha +lr +held-out top-1 % +chosen\n", out)
+    assert "held-out images: val, after the last epoch\nchosen: AST alpha = 0.01, lr = " in out
     assert (found(tmp_path)["held_out_fraction"], found(tmp_path)["held_out_folder"]) == (0.0, "val")
     trial = json.loads((tmp_path / "runs/run.search/stage_1_alpha_0.01/result.json").read_text())
     assert (trial["data"]["train"]["images"], trial["data"]["held_out"]["images"]) == (12, 9)

@@ -70,7 +70,12 @@ def test_a_name_that_the_grid_does_not_define_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (['grid.methods=["l3"]'], "command line: grid.methods: unknown value 'l3' (known: ast"),
+        (["grid.methods=[l3]"], "command line: grid.methods: unknown value 'l3' (known: ast"),
+        (["grid.methods=l2"], "command line: grid.methods: expected a list of names, for example [l2, afa], got 'l2'"),
+        (["grid.networks=3"], "command line: grid.networks: expected a list of names, for example [resnet101, mobil"),
+        (["grid.datasets=3"], "command line: grid.datasets: expected a list of names, for example [Stanford_Dogs, f"),
+        (["grid.baseline=3"], "command line: grid.baseline: expected a list of names, for example [l2], got 3"),
+        (["grid.baseline=[l3]"], "command line: grid.baseline: 'l3' is not a method of the grid (known: AFA, l2)"),
         (["grid.sed=2"], "command line: grid.sed: unknown key; did you mean 'seeds'?"),
         (["shard=3/2"], "command line: shard: '3/2' is not valid: <k>/<n> with k from 1 to n"),
         (["shard=0/2"], "command line: shard: '0/2' is not valid"),
@@ -93,6 +98,16 @@ def test_a_name_that_the_grid_does_not_define_is_a_value() -> None:
 )
 def test_a_mistake_is_named_once(arguments: list[str], line: str) -> None:
     assert [found[: len(line)] for found in refused(*arguments)] == [line]
+
+
+def test_an_unknown_name_is_refused_with_those_that_the_grid_defines() -> None:
+    (line,) = refused("grid.methods=[l3]")
+    assert line.endswith("; defined in this grid: AFA")
+
+
+def test_a_list_of_names_on_the_command_line_needs_no_quotes() -> None:
+    methods = [load(f"grid.methods={text}").grid.methods for text in ("[l2,AFA]", "[ l2, AFA ]", '["l2", "AFA"]')]
+    assert methods == [("l2", "AFA")] * 3
 
 
 def test_a_bad_key_is_named_with_its_line_once_for_all_cells(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ def test_a_key_without_a_default_is_required(key: str) -> None:
         ("outpath", 3.5, 'expected a string, got the number 3.5; write "3.5" in quotes'),
         ("outpath", None, "expected a string, got nothing"),
         ("lr", {"x": 1}, "expected a number, for example 0.01, got a block { ... }"),
-        ("aligned_layers", "layer1", 'expected a list of strings, for example ["layer1", "layer2"], got \'layer1\''),
+        (
+            "aligned_layers",
+            "layer1",
+            "expected a list of names, for example [features.9.conv.2, features.17.conv.2], got 'layer1'",
+        ),
+        ("search.lr", 0.1, "expected a list of numbers, for example [0.003, 0.01], got 0.1"),
         ("bath_size", 3, "unknown key; did you mean 'batch_size'?"),
         ("mode", "evaluate", "unknown value 'evaluate'; did you mean 'eval'? (known: train, eval)"),
         ("first_stage", 3, "expected a block { ... }, got 3"),

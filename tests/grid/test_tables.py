@@ -94,6 +94,8 @@ def test_measured_and_published_accuracies_share_a_row(grid, report, tmp_path, c
     line = "| AFA | 0.1 / 0.15 | 5 of 5 | 90.5 ± 0.0 | 40.5 ± 0.0 | 91.0 ± 0.0 | test | 90.1 ± 0.0 | +0.9 ! |"
     assert line in cells(text)
     assert line in cells((tmp_path / "paper/table_4.md").read_text())
+    assert "*Difference*" in text
+    assert "(held-out)" not in text  # the notes explain what the table contains
     assert (tmp_path / "paper/table_4.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -156,6 +158,7 @@ def test_without_any_run_everything_is_missing(report, capsys) -> None:
 def test_a_grid_without_cells_has_an_empty_table(grid) -> None:
     text, *files = write_tables(replace(grid, cells=()))
     assert "0 of 0 runs are done" in text
+    assert "*Difference*" not in text
     assert files[-1] == "no PNG: there is nothing to draw yet"
 
 

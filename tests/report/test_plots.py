@@ -233,10 +233,11 @@ def test_plots_of_a_grid():
             {("ResNet-101", "Dogs", "L2"): (value, value, None), ("ResNet-101", "Birds", "AFA"): (None, None, value)},
             "held_out",
         ),
+        plots.accuracy_panels({("mobilenet_v2", "pictures", "L2"): (value, value, value)}, "held_out"),
         plots.loss_curves({"ResNet-101, Dogs": {"L2": [[epoch, epoch], [epoch]], "AFA": [[epoch]]}}),
         plots.images_per_class({"ResNet-101": {"L2": {10.0: [50.0, 51.0], 20.5: [60.0]}}}, {}),
     )
     for figure in figures:
         assert is_complete(figure)
-    mean, _ = figures[1].axes
+    mean, _ = figures[2].axes
     assert [list(line.get_ydata()) for line in mean.lines] == [[2.0, 2.0], [], [2.0], []]
