@@ -28,7 +28,7 @@ from afa.results.journal import Progress
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-_PRELOAD = ["afa.entry"]
+_PRELOAD = ["afa.entry", "afa.machine.server"]
 _SIGNALS = (*STOP, signal.SIGUSR1)
 _INTERVAL = 0.2
 """Seconds between two looks at the signals and at the processes."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from afa.errors import AFAError, NotFiniteError
-from afa.machine.pool import ProcessPool
+from afa.machine.pool import _PRELOAD, ProcessPool
 from afa.machine.signals import Signals, StoppedError
 from afa.results import journal
 
@@ -112,3 +114,11 @@ def test_runs_that_a_signal_stops_do_not_count_as_done(tmp_path, capsys, monkeyp
         pool.map("runs", lambda call: pool.call("run", *call), calls)
     sender.join()
     assert capsys.readouterr().out == ""
+
+
+def test_the_server_ends_at_once(tmp_path):
+    """Python would need seconds to unload torch, in which the processes of a stopped command were still there."""
+    code = "import atexit, pathlib, sys; atexit.register(pathlib.Path(sys.argv[1]).touch); import afa.machine.server"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "late")], check=False).returncode == 0
+    assert not (tmp_path / "late").exists()
+    assert _PRELOAD[-1] == "afa.machine.server"
