@@ -1,5 +1,6 @@
 """The command ``afa``, or ``python -m afa``."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from afa.machine.signals import end_on_signals
 def main() -> int:
     """Run the command line on the arguments of the process and return its exit status."""
     end_on_signals()
+    # A file or a pipe that is opened later would get the number of a closed stream, also in the processes of jobs=2.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
     try:
         from afa.command_line import main as run_command
 

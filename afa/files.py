@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar, cast
 
 from afa.errors import AFAError, BusyError, ConfigError
 
@@ -82,21 +82,27 @@ def _write(path: Path, parts: Iterable[bytes]) -> None:
 def append_bytes(path: Path, content: bytes) -> None:
     """Add to the end of a file, which is created if necessary. Raises as ``write_bytes``."""
     try:
-        with path.open("ab") as file:
+        with open_regular(path, "ab") as file:
             file.write(content)
     except OSError as error:
         raise AFAError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. A pipe or a device, on which a program would wait for ever, is refused.
+def open_regular(path: Path, mode: str = "rb") -> io.BufferedIOBase:
+    """Open a file. A pipe or a device, on which a program would wait for ever, is refused.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is a folder" if path.is_dir() else "not a regular file", str(path))
-    return path.open("rb")
+    return cast(io.BufferedIOBase, path.open(mode))
+
+
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of a file. Raises OSError as ``open_regular``, or UnicodeDecodeError."""
+    with open_regular(path) as file:
+        return file.read().decode(encoding, errors)
 
 
 def user_path(text: str, key: str = "") -> Path:
@@ -148,8 +154,7 @@ class _Lines:
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a file that ``write_csv`` wrote. Raises OSError, ValueError or csv.Error if it is damaged."""
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = csv.reader(io.StringIO(read_text(path), newline=""))
     marked = tuple(f"'{start}" for start in _FORMULA)
     cells = ([cell[1:] if cell.startswith(marked) else cell for cell in row] for row in rows)
     return [dict(zip(header, row, strict=True)) for row in cells]
@@ -170,15 +175,19 @@ def read_json(path: Path, build: Callable[[Any], T]) -> T:
         AFAError: the file was modified since.
     """
     try:
-        return build(json.loads(path.read_text(encoding="utf-8")))
+        return build(json.loads(read_text(path)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        advice = "remove it, and the same command restores it from the checkpoints"
-        raise AFAError(f"{path}: modified or incomplete; {advice}") from None
+        raise AFAError(modified(path)) from None
+
+
+def modified(path: Path) -> str:
+    """A line about a file of a run with other content than the run wrote."""
+    return f"{path}: modified or incomplete; remove it, and the same command restores it from the checkpoints"
 
 
 def sha256(path: Path) -> str:
     """Hexadecimal digest of a file's content."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -194,14 +203,14 @@ def locked(path: Path, *, wait: Callable[[], object] | None = None, remove: bool
         BlockingIOError: another process holds the lock, and ``wait`` is None.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("w"))
+        file = stack.enter_context(open_regular(path, "wb"))
         while True:
             try:
                 # Not flock: the workers of a killed run inherit such a lock and outlive the run by some seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(file.fileno()).st_nlink:
                     break
-                file = stack.enter_context(path.open("w"))  # the previous holder removed the file
+                file = stack.enter_context(open_regular(path, "wb"))  # the previous holder removed the file
                 continue
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):  # POSIX allows either for a lock that is held

@@ -16,12 +16,14 @@ import pytest
 from afa import files
 from afa.errors import AFAError, BusyError
 from afa.files import (
+    append_bytes,
     claim_folder,
     keep_old,
     locked,
     move_aside,
     read_csv,
     read_json,
+    read_text,
     replace_file,
     sha256,
     write_csv,
@@ -129,6 +131,19 @@ def test_a_modified_json_file_is_one_line(tmp_path, content):
     with pytest.raises(AFAError, match="modified or incomplete; remove it") as raised:
         read_json(path, lambda values: values["a"])
     assert len(raised.value.lines) == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """As any file in the folder of a run, which another program may have made."""
+    path = tmp_path / "x.json"
+    os.mkfifo(path)
+    with pytest.raises(AFAError, match="modified or incomplete"):
+        read_json(path, dict)
+    with pytest.raises(AFAError, match="cannot be written: not a regular file"):
+        append_bytes(path, b"x")
+    for read in (read_csv, read_text, sha256, lambda pipe: locked(pipe).__enter__()):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(path)
 
 
 def test_a_lock_excludes_other_processes_until_they_die(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from afa.commands.evaluation import evaluate_checkpoint
+from afa.commands.finished_run import read_finished_run
 from afa.commands.fixed_weights import with_fixed_weights
 from afa.commands.image_reader import (
     Decoded,
@@ -22,7 +23,7 @@ from afa.commands.image_reader import (
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, differences
 from afa.errors import AFAError
-from afa.files import claim_folder, move_aside, read_json, write_json, write_text
+from afa.files import claim_folder, modified, move_aside, write_json, write_text
 from afa.machine.context import Context
 from afa.machine.device import choose_device, describe_environment, device_name, keep_freed_memory
 from afa.machine.launch import read_launch, report_errors_once
@@ -191,7 +192,11 @@ def check_folder(folder: RunFolder, settings: Settings) -> dict[str, Any] | None
     finished, kind = None, "settings"
     different = differences(load_settings(folder.settings_log), settings)
     if not different and folder.result.exists():
-        finished = read_json(folder.result, lambda values: {**values, "table": str(values["table"])})
+        found = read_finished_run(folder.path)
+        repeats = [] if settings.run.mode == "eval" else [len(settings.stages)] * settings.run.repeat
+        if list(map(len, found.repeats)) != repeats:
+            raise AFAError(modified(folder.result))
+        finished = found.result
         different, kind = changed_data(settings, finished), "data"
     if different:
         raise AFAError(

@@ -8,7 +8,7 @@ from typing import Any
 from afa.config.hocon import load_settings
 from afa.config.settings import Settings
 from afa.errors import CheckpointError
-from afa.files import read_json
+from afa.files import read_json, read_text
 from afa.results.outcomes import EpochRow, StageResult
 from afa.results.run_folder import RunFolder, StageFolder
 from afa.training.checkpoint import load_checkpoint
@@ -51,7 +51,7 @@ class FinishedRun:
     @property
     def settings_text(self) -> str:
         """The settings as HOCON."""
-        return self.folder.settings_log.read_text(encoding="utf-8")
+        return read_text(self.folder.settings_log)
 
     @property
     def last_stage(self) -> StageFolder:
@@ -69,7 +69,7 @@ def read_finished_run(path: Path) -> FinishedRun:
 
     def parse(values: Any) -> tuple[dict[str, Any], list[list[FinishedStage]]]:
         repeats = values.get("repeats", [])
-        return {**values, "run": str(values["run"])}, [
+        return {**values, "run": str(values["run"]), "table": str(values.get("table", ""))}, [
             [
                 FinishedStage(
                     StageResult.from_dict(stage),

@@ -114,7 +114,9 @@ def changed_data(settings: Settings, result: Mapping[str, Any], digests: dict[An
                     rest = without(scan_split(path), {path / name for name in key[1:]})
                     digests[key] = len(rest), rest.fingerprint()
                 if digests[key][1] != before["sha256"]:
-                    changed.append(f"{name.replace('_', '-')} images: {before['images']}, now {digests[key][0]}")
+                    count = digests[key][0]
+                    other = " with other names or sizes" if count == before["images"] else ""
+                    changed.append(f"{name.replace('_', '-')} images: {before['images']}, now {count}{other}")
     except (KeyError, TypeError, AttributeError):
         raise AFAError(f"{settings.run_path}: result.json was modified; overwrite=true runs it again") from None
     return changed

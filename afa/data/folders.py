@@ -19,7 +19,21 @@ from afa.errors import DataError
 
 VALIDATION = ("val", "valid", "validation")
 """Names of a folder with validation images."""
-_MOST_SPLITS = 10  # more folders that contain the same folders are classes
+_MOST_SPLITS = 10  # more folders that contain the same folders may be classes
+_SEGMENTATION = {
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "gt",
+}
+"""Lower-case names of folders that are next to each other in data for segmentation."""
 
 
 @dataclass(frozen=True)
@@ -229,21 +243,28 @@ def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str
     counts = Counter(itertools.chain(*nested.values()))
     shared = {name for name, count in counts.items() if count > 1}
     titles = _first_few(folder.name for folder in nested)
+    lines = []
     if (
         len(shared) > 1
-        and len(images) <= _MOST_SPLITS
         and 2 * len(nested) >= len(images)
         and all(2 * len(shared & set(names)) > len(names) for names in nested.values())
     ):
+        same = f"they contain the same folders ({_first_few(shared)}) instead of images"
         are_named = {folder.name for folder in nested} <= {"train", "test", *VALIDATION}
         rename = "" if are_named else "name them train and test, and "
-        raise DataError(
-            f"{root}: {titles} are not classes: they contain the same folders ({_first_few(shared)}) instead of "
-            f"images; if they are splits, {rename}train with target_data_dir={root.parent} "
-            f"target_dataset={root.name}; otherwise move the images of each class to its own folder"
+        splits = f"if they are splits, {rename}train with target_data_dir={root.parent} target_dataset={root.name}"
+        if len(images) <= _MOST_SPLITS:
+            move = "otherwise move the images of each class to its own folder"
+            raise DataError(f"{root}: {titles} are not classes: {same}; {splits}; {move}")
+        lines.append(f"{root}: {titles} are one class each, although {same}; {splits}")
+    elif several := [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]:
+        lines.append(f"{root}: one class each, although their images are in folders: {_first_few(several)}")
+    odd = [folder.name for folder in images if folder.name.casefold() in _SEGMENTATION]
+    if len(odd) > 1:
+        lines.append(
+            f"{root}: {_first_few(odd)} are one class each; if they are images and their masks, move the images of "
+            "each class to its own folder"
         )
-    several = [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]
-    lines = [f"{root}: one class each, although their images are in folders: {_first_few(several)}"] if several else []
     mixed = (folder for folder in images if deep[folder])
     above = {(folder, path.stem) for folder in mixed for path in images[folder] if path.parent == folder}
     if twins := [path for folder, paths in deep.items() for path in paths if (folder, path.stem) in above]:

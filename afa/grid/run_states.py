@@ -12,6 +12,7 @@ from afa.config.grid import Cell
 from afa.config.hocon import format_settings, load_settings
 from afa.config.settings import Settings, StageSettings, differences
 from afa.errors import AFAError
+from afa.files import read_text
 from afa.method.catalogue import METHODS
 from afa.results.outcomes import StageResult
 from afa.results.run_folder import RunFolder
@@ -73,9 +74,8 @@ def read_run(cell: Cell) -> GridRun:
             return GridRun(cell, State.PARTIAL)
         finished = read_finished_run(folder.path)
         stages = tuple(stage.result for repeat in finished.repeats[:1] for stage in repeat)
-        scores = [score.test_top1 for stage in stages for score in (stage.best, stage.last)]
-        if not scores or not all(map(math.isfinite, scores)):
-            raise AFAError(f"{folder.result}: its accuracies are missing or not finite")
+        if not stages:
+            raise AFAError(f"{folder.result}: its accuracies are missing")
         images_per_class = finished.result["data"]["train"]["images"] / finished.result["data"]["classes"]
     except AFAError as error:
         return GridRun(cell, State.BROKEN, problem="; ".join(error.lines))
@@ -111,7 +111,7 @@ def _settings_of(folder: RunFolder, cell: Cell) -> Settings:
     if has_images:
         wanted = with_validation_folder(wanted)
     try:
-        if folder.settings_log.read_text(encoding="utf-8") == format_settings(wanted):
+        if read_text(folder.settings_log) == format_settings(wanted):
             return wanted  # parsing a config takes long, and a table has hundreds
     except (OSError, UnicodeDecodeError):
         raise AFAError(f"{folder.settings_log}: cannot be read") from None

@@ -1,6 +1,7 @@
 """``mode=report``: writes the results of the finished runs of a grid as Markdown, CSV and PNG."""
 
 import csv
+import io
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afa.config.grid import Grid
-from afa.files import write_csv, write_text
+from afa.files import read_text, write_bytes, write_csv, write_text
 from afa.grid.comparison import Difference, differences_to_baselines, verdicts, what_seeds_tell
 from afa.grid.paper_tables import parameter_table, published_accuracies, table_title
 from afa.grid.run_states import GridRun, State, read_run
@@ -270,14 +271,15 @@ def _draw(kind: str, rows: Sequence[TableRow], runs: Sequence[GridRun], path: Pa
                 published[network, method, images] = known[run.cell.group].mean
         figure = plots.images_per_class(measured, published) if measured else None
     if figure is not None:
-        plots.to_image(figure).save(path)
+        plots.to_image(figure).save(content := io.BytesIO(), "PNG")
+        write_bytes(path, content.getvalue())
     return figure is not None
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """Rows of ``log.txt`` by column name; empty if the file cannot be read."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file, delimiter="\t")]
+        rows = csv.DictReader(read_text(path).splitlines(), delimiter="\t")
+        return [{name: float(cell) for name, cell in row.items()} for row in rows]
     except (OSError, ValueError, TypeError):
         return []

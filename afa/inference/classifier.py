@@ -18,6 +18,7 @@ from afa.data.images import load_canvases
 from afa.data.loaders import TestLoader
 from afa.data.transforms import Preprocessing
 from afa.errors import CheckpointError, ConfigError, DataError
+from afa.files import read_text
 from afa.machine.device import choose_device
 from afa.networks.backbones import row_of
 from afa.networks.features import FeatureNetwork
@@ -160,6 +161,6 @@ def read_classes(file: str) -> list[str]:
     if not file:
         return []
     try:
-        return [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(Path(file), "utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None

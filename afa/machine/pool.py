@@ -28,7 +28,7 @@ from afa.results.journal import Progress
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-_PRELOAD = ["afa.entry"]
+_PRELOAD = ["afa.entry", "afa.machine.server"]
 _SIGNALS = (*STOP, signal.SIGUSR1)
 _INTERVAL = 0.2
 """Seconds between two looks at the signals and at the processes."""
@@ -96,21 +96,24 @@ class ProcessPool(Pool):
             futures = [threads.submit(function, item) for item in items]
             if threading.get_ident() == self._owner:
                 self._watch(title, futures)
-        if self._stopped:
-            raise StoppedError(self._stopped)
+        if stopped := self._stopped or self._signals.stop_requested:
+            raise StoppedError(stopped)
         return [future.result() for future in futures]
 
     def _watch(self, title: str, futures: Sequence[Future[Any]]) -> None:
         """Pass signals on and show the progress until all functions have ended."""
         running: list[str] = []
         with self._signals.held(), Progress(title, len(futures), unit="runs", quiet=self._quiet) as bar:
-            while bar.done < len(futures):
-                wait(futures, timeout=_INTERVAL)
+            remaining = True
+            while remaining:
+                remaining = bool(wait(futures, timeout=_INTERVAL).not_done)
                 if self._signals.stop_requested and not self._stopped:
                     self._stopped = self._signals.stop_requested
                     self._send(signal.SIGTERM)
                 if self._signals.take_save_request():
                     self._send(signal.SIGUSR1)
+                if self._stopped:  # what ends now is not completed
+                    continue
                 done = sum(future.done() for future in futures) - bar.done
                 before, running = running, list(self._running.values())
                 if done or running != before:

@@ -171,4 +171,5 @@ def place_images(images: Sequence[tuple[Path, Path]], folder: Path, *, link: boo
                 bar.update(1)
         partial.rename(folder)
     except OSError as error:
-        raise DataError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+        path = error.filename2 or error.filename or partial  # of a copy, the second one is the new file
+        raise DataError(f"{folder}: cannot be created: {path}: {error.strerror}") from None

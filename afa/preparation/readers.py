@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from afa.errors import DataError, one_line
+from afa.files import read_text
 
 Entry = tuple[str, Path]
 """Class name, and path of an image."""
@@ -157,7 +158,7 @@ def _entries(folder: Path, listed: Iterable[str]) -> list[Entry]:
 def _lines(path: Path) -> list[str]:
     try:
         # Names that are not UTF-8 match those of the unpacked files, which tarfile decodes in the same way.
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_text(path, errors="surrogateescape")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; it is one of the data set's files") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

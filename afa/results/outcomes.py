@@ -118,9 +118,15 @@ class StageResult(NamedTuple):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StageResult":
-        """The inverse of ``to_dict``."""
+        """The inverse of ``to_dict``. Raises KeyError, TypeError or ValueError for other values."""
         scores = {name: Score(**values[name]) for name in ("best", "last")}
-        return cls(**{**values, **scores, "inputs": dict(values.get("inputs") or {})})
+        result = cls(**{**values, **scores, "inputs": dict(values.get("inputs") or {})})
+        accuracies = [top1 for score in scores.values() for top1 in (score.selection_top1, score.test_top1)]
+        if not all(map(math.isfinite, accuracies)):
+            raise ValueError("accuracies that are not finite")
+        others = [value for score in scores.values() for value in (score.epoch, score.test_loss, score.test_top5)]
+        math.fsum([*others, result.epochs, result.images_per_second, result.seconds, result.steps])  # numbers only
+        return result
 
 
 class ClassScore(NamedTuple):

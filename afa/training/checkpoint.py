@@ -14,7 +14,7 @@ from torch import Tensor
 from afa.config.settings import FIELDS
 from afa.data.images import GREY_RANGE
 from afa.errors import CheckpointError
-from afa.files import replace_file, sha256
+from afa.files import read_text, replace_file, sha256
 from afa.networks.weights import check_tensors, load_file_safely, problem_of, state_dict_of
 from afa.results.outcomes import EpochRow
 
@@ -114,7 +114,7 @@ def _read_sums(folder: Path) -> dict[str, list[str]]:
     """File name -> the digests that it may have, in the format of sha256sum."""
     digests: dict[str, list[str]] = {}
     with contextlib.suppress(FileNotFoundError):
-        for line in (folder / SUMS).read_text(errors="replace").splitlines():
+        for line in read_text(folder / SUMS, errors="replace").splitlines():
             digest, _, name = line.partition("  ")
             digests.setdefault(name, []).append(digest)
     return digests

@@ -34,6 +34,11 @@ def remove(split: str) -> Callable[[Path], None]:
     return lambda dataset: next((dataset / split / "bag").iterdir()).unlink()
 
 
+def enlarge(dataset: Path) -> None:
+    with next((dataset / "test/bag").iterdir()).open("ab") as file:
+        file.write(b"x")
+
+
 def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The line with which both a dry run and a run are refused."""
     lines = set()
@@ -52,6 +57,7 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (add_class, "made with other data (train images: 12, now 16; test images: 9, now 12)"),
         (remove("train"), "made with other data (train images: 12, now 11)"),
         (remove("test"), "made with other data (test images: 9, now 8)"),
+        (enlarge, "made with other data (test images: 9, now 9 with other names or sizes)"),
     ],
 )
 def test_a_finished_run_is_not_reported_for_other_data(command, dataset, change, message, capsys):

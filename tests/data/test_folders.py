@@ -122,6 +122,15 @@ def test_nested_folders_of_classes_are_accepted(tmp_path: Path) -> None:
     touch(tmp_path, *(f"many/{index}/{name}/1.jpg" for index in range(11) for name in ("left", "right")))
     for name, count in (("tiny", 2), ("many", 11)):
         assert len(scan_split(tmp_path / name).classes) == count
+    (line,) = scan_split(tmp_path / "many").notes
+    assert "0, 1, 10, 2, 3 and 6 more are one class each, although they contain the same folders (left, right)" in line
+
+
+def test_images_and_masks_are_a_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a/Images/1.jpg", "a/masks/1.png", "b/images/1.jpg", "b/dog/1.jpg")
+    (line,) = scan_split(tmp_path / "a").notes
+    assert line.startswith(f"{tmp_path}/a: Images, masks are one class each; if they are images and their masks, ")
+    assert scan_split(tmp_path / "b").notes == ()
 
 
 def test_images_that_may_be_thumbnails_are_a_line(tmp_path: Path) -> None:
@@ -146,8 +155,10 @@ def test_all_problems_of_a_split_are_reported_together(tmp_path: Path, monkeypat
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", deny)  # mode bits do not restrict root
-    assert lines_of(scan_split, tmp_path) == [
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", deny)  # mode bits do not restrict root
+        lines = lines_of(scan_split, tmp_path)
+    assert lines == [
         f"{tmp_path / 'b'}: no image in this class ({', '.join(FORMATS)}); ignored files: .npy, .txt",
         f"{tmp_path / 'c'}: cannot be read: Permission denied",
         f"{tmp_path / 'd'}: no image in this class ({', '.join(FORMATS)})",

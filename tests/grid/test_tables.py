@@ -114,7 +114,7 @@ def test_incomplete_runs_are_counted_and_named(grid, report, capsys) -> None:
     assert (row["best_mean"], row["best_deviation"]) == ("90.0000", "0.0000")
     text = capsys.readouterr().out
     assert f"{incomplete.folder / 'result.json'}: modified or incomplete" in text
-    assert f"{nan.folder / 'result.json'}: its accuracies are missing or not finite" in text
+    assert f"{nan.folder / 'result.json'}: modified or incomplete" in text
     assert f"{other.folder}: made with other settings (lr: 0.02, now 0.01)" in text
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ import pytest
 import torch
 
 from afa.errors import AFAError, NotFiniteError
-from afa.machine.pool import ProcessPool
+from afa.machine.pool import _PRELOAD, ProcessPool
 from afa.machine.signals import Signals, StoppedError
+from afa.results import journal
 
 
 def describe(number: int) -> tuple[int, int, int, str | None]:
@@ -94,3 +97,28 @@ def test_signals_are_passed_on_and_what_waits_does_not_start(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{name}{suffix}" for name in ("one", "two") for suffix in ("", ".saved", f".{signal.SIGTERM.value}")
     }
+
+
+def test_runs_that_a_signal_stops_do_not_count_as_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(journal, "_SECONDS_BETWEEN_LINES", 0.0)
+    calls = [(write_later, tmp_path / "first", 0.0), *((wait_for_signal, tmp_path / f"{i}") for i in range(30))]
+
+    def send() -> None:
+        while "1/31 runs" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(StoppedError), ProcessPool(["", ""], threads=1) as pool:
+        pool.map("runs", lambda call: pool.call("run", *call), calls)
+    sender.join()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_server_ends_at_once(tmp_path):
+    """Python would need seconds to unload torch, in which the processes of a stopped command were still there."""
+    code = "import atexit, pathlib, sys; atexit.register(pathlib.Path(sys.argv[1]).touch); import afa.machine.server"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "late")], check=False).returncode == 0
+    assert not (tmp_path / "late").exists()
+    assert _PRELOAD[-1] == "afa.machine.server"

@@ -320,6 +320,20 @@ def from_folder(pictures: Path, *more: str) -> list[str]:
     return ["prepare=from_folder", f"archive={pictures}", f"target_data_dir={pictures.parent / 'data'}", *more]
 
 
+def test_a_disk_that_fills_up_is_named_not_the_image_that_is_copied(pictures, tmp_path, monkeypatch, capsys):
+    def fill_up(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device", str(source), None, str(target))  # as shutil does
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", fill_up)
+        assert main(from_folder(pictures)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    folder = tmp_path / "data"
+    assert line.startswith(f"{folder}/pictures: cannot be created: {folder}/.pictures.partial/")
+    assert line.endswith(".jpg: No space left on device")
+    assert main(from_folder(pictures)) == 0
+
+
 def test_a_split_that_is_not_what_was_asked_for_is_refused(pictures, tmp_path, capsys):
     """As a run with other settings: another fraction, seed or image; an image that was changed or removed."""
     folder = tmp_path / "data/pictures"

@@ -42,6 +42,18 @@ def test_output_that_cannot_be_written_does_not_stop_a_run(words, tmp_path, afte
     assert (tmp_path / "run/result.json").exists()
 
 
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """Also in a program that this one starts. What a process prints is not written to a pipe or a checkpoint."""
+    child = "import os; number = os.open(os.devnull, 0); open(os.environ['ANSWER'], 'w').write(str(number))"
+    code = (
+        "import os, subprocess, sys, afa.__main__ as p; p.main(); subprocess.run([sys.executable, '-c', sys.argv[2]])"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" lr "$2" <&- >&- 2>&-', sys.executable, code, child]
+    environment = {**os.environ, "ANSWER": str(tmp_path / "answer")}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=100)
+    assert (tmp_path / "answer").read_text() == "3"
+
+
 def test_names_that_the_terminal_cannot_show_are_escaped(words, tmp_path):
     options = ["max_iter=6", "report=false", "exp_id=\N{SNOWMAN}"]
     done = program([*commands(words, tmp_path)["one"], *options], PYTHONIOENCODING="latin-1", LC_ALL="C")

@@ -1,5 +1,6 @@
 """Killed or stopped at any moment, a run resumes to the weights of an undisturbed one."""
 
+import json
 import os
 import random
 import shutil
@@ -174,6 +175,11 @@ def test_only_its_result_file_marks_a_stage_as_finished(words, undisturbed, tmp_
         assert f"{name}: modified or incomplete; remove it" in one_line(capsys.readouterr().err)
         (run / name).unlink()
         assert main(command) == 0
+    result = json.loads((run / "result.json").read_text())
+    for repeats in ([], [[]], [result["repeats"][0][:1]], [*result["repeats"], *result["repeats"]]):
+        (run / "result.json").write_text(json.dumps({**result, "repeats": repeats}))
+        assert main(command) == 1
+        assert "result.json: modified or incomplete; remove it" in one_line(capsys.readouterr().err)
 
 
 def test_a_signal_ends_a_run_that_waits_for_images(words, tmp_path):

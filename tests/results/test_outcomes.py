@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+import pytest
+
 from afa.results.outcomes import (
     EpochRow,
     Score,
@@ -57,3 +59,14 @@ def test_the_line_of_an_epoch_has_both_accuracies_and_fits_in_100_columns():
     text = row.describe("held_out", is_best=True)
     assert text == "cls 2.46, align 1.19e+03, train 98.8, held_out 61.0, balanced 59.8 % (best)"
     assert len(f"AST-fixed epoch 12/24: {text}") <= 100
+
+
+@pytest.mark.parametrize("change", [{"test_top1": "high"}, {"selection_top1": math.nan}, {"epoch": None}])
+def test_a_result_with_other_values_is_refused(change):
+    score = Score(3, 36.11, 1.0, 26.5, 90.0, 20.0)
+    stored = StageResult("AST", 1, 6, "held_out", score, score, math.nan, 12.0, "runs/x", "file").to_dict()
+    assert StageResult.from_dict(stored).best == score
+    with pytest.raises((TypeError, ValueError)):
+        StageResult.from_dict({**stored, "last": {**stored["last"], **change}})
+    with pytest.raises(TypeError):
+        StageResult.from_dict({**stored, "seconds": "12"})
