@@ -5,6 +5,7 @@ import csv
 import errno
 import fcntl
 import hashlib
+import io
 import itertools
 import json
 import os
