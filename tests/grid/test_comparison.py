@@ -163,4 +163,4 @@ def test_a_report_warns_of_different_numbers_of_steps(tmp_path, capsys):
 
 def test_a_baseline_must_be_a_method_of_the_grid(capsys):
     assert main([CONFIG, 'grid.baseline=["L2-F"]', "mode=report"]) == 2
-    assert "grid.baseline: L2-F is not a method of the grid; did you mean 'L2-FE'?" in capsys.readouterr().err
+    assert "grid.baseline: 'L2-F' is not a method of the grid (known: AFA, L2, L2-FE)" in capsys.readouterr().err

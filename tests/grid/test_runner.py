@@ -249,7 +249,7 @@ def test_a_search_in_an_ordinary_run(words, tmp_path, capsys) -> None:
     words += ["max_iter=3", "validation_fraction=0.5", "search.repeat=2"]
     command = ["tests/tiny.hocon", *words, "exp_id=run", "search.alpha=[0.001, 0.01]"]
     assert main(command) == 0
-    assert "on held-out images (0.5 of the training images)" in capsys.readouterr().out
+    assert "held-out images: 0.5 of the training images, after the last epoch" in capsys.readouterr().out
     trial = json.loads((tmp_path / "runs/run.search/stage_1_alpha_0.001/result.json").read_text())
     assert trial["best_test_top1"]["n"] == 2
     assert main(command) == 0
