@@ -83,7 +83,7 @@ def _named_images(
         yield "curves", plots.titled(curves, f"Training of {shown}")
     if folder.predictions_csv.exists():
         confusion = read_predictions(folder.predictions_csv)
-        legend = "Number of test images; the stronger the colour of a cell, the larger its fraction of the true class."
+        legend = "Number of test images; the strength of the colour shows the fraction of the images of the true class."
         matrix = plots.to_image(plots.confusion_matrix(confusion))
         yield "confusion", plots.titled(matrix, f"Confusion of {shown}", legend)
         accuracies = plots.to_image(plots.class_accuracies(confusion.per_class()))

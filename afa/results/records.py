@@ -94,8 +94,9 @@ class MostProbable(NamedTuple):
 
     def named(self, classes: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
         """Name and probability of the classes of each image."""
-        for indices, probabilities in zip(self.indices, self.probabilities, strict=True):
-            yield [(classes[i], p) for i, p in zip(indices.tolist(), probabilities.tolist(), strict=True)]
+        for chunk in zip(self.indices.split(1024), self.probabilities.split(1024), strict=True):
+            for row in zip(*(part.tolist() for part in chunk), strict=True):
+                yield [(classes[index], probability) for index, probability in zip(*row, strict=True)]
 
 
 def most_probable(logits: Tensor) -> MostProbable:
