@@ -20,7 +20,8 @@ from afa.commands.image_reader import (
     digest_files,
     with_validation_folder,
 )
-from afa.config.hocon import format_settings, load_settings
+from afa.config.formatting import format_settings
+from afa.config.hocon import load_settings
 from afa.config.settings import Settings, differences
 from afa.errors import AFAError
 from afa.files import claim_folder, modified, move_aside, write_json, write_text

@@ -23,7 +23,7 @@ from afa.commands.evaluation import prepare_evaluation
 from afa.commands.first_steps import FirstSteps
 from afa.commands.fixed_weights import nested_stage, with_fixed_weights
 from afa.commands.image_reader import Images, with_validation_folder
-from afa.config.hocon import format_changed_settings
+from afa.config.formatting import format_changed_settings
 from afa.config.settings import Settings
 from afa.data.loaders import Batch, TestBatch
 from afa.errors import AFAError

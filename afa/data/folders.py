@@ -8,32 +8,15 @@ import os
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from afa.data.class_folders import VALIDATION, check_layout, first_few
 from afa.data.images import FORMATS
 from afa.data.walk import Walk, find_copies
 from afa.errors import DataError
-
-VALIDATION = ("val", "valid", "validation")
-"""Names of a folder with validation images."""
-_MOST_SPLITS = 10  # more folders that contain the same folders may be classes
-_SEGMENTATION = {
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "mask",
-    "masks",
-    "label",
-    "labels",
-    "annotation",
-    "annotations",
-    "gt",
-}
-"""Lower-case names of folders that are next to each other in data for segmentation."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +69,8 @@ class ImageFolder:
             DataError: they do not.
         """
         if unknown := set(self.classes) - set(classes):
-            known = _first_few(classes)
-            raise DataError(f"{self.root}: the checkpoint has no class {_first_few(unknown)} (its classes: {known})")
+            known = first_few(classes)
+            raise DataError(f"{self.root}: the checkpoint has no class {first_few(unknown)} (its classes: {known})")
         number = {name: label for label, name in enumerate(classes)}
         labels = tuple(number[self.classes[label]] for label in self.labels)
         return replace(self, labels=labels, classes=tuple(classes))
@@ -148,7 +131,7 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
         # Names that look the same may differ in spaces or in the Unicode form of an accent.
         looks = [{unicodedata.normalize("NFC", each.strip()) for each in classes} for classes in only.values()]
         shown: Callable[[str], str] = ascii if looks[0] & looks[1] else str
-        names = "; ".join(f"only in {k}: {_first_few(map(shown, classes))}" for k, classes in only.items() if classes)
+        names = "; ".join(f"only in {k}: {first_few(map(shown, classes))}" for k, classes in only.items() if classes)
         raise DataError(f"{root}: train and {name} have different classes; {names}")
     if len(train.classes) == 1:
         raise DataError(f"{root}: a single class, {train.classes[0]}; at least two are needed")
@@ -164,7 +147,7 @@ def scan_held_out(root: Path, classes: Sequence[str]) -> ImageFolder:
     found = scan_split(root)
     others = set(found.classes) - set(classes)
     if others:
-        raise DataError(f"{root}: has classes that train does not have: {_first_few(others)}")
+        raise DataError(f"{root}: has classes that train does not have: {first_few(others)}")
     labels = [classes.index(name) for name in found.classes]
     return replace(found, labels=tuple(labels[label] for label in found.labels), classes=tuple(classes))
 
@@ -174,7 +157,7 @@ def missing_classes(folder: ImageFolder) -> str:
     present = set(folder.labels)
     missing = {name for label, name in enumerate(folder.classes) if label not in present}
     counts = f"{len(missing)} of the {len(folder.classes)} classes have no image"
-    return f"{folder.root}: {counts}: {_first_few(missing)}" if missing else ""
+    return f"{folder.root}: {counts}: {first_few(missing)}" if missing else ""
 
 
 def scan_split(root: Path) -> ImageFolder:
@@ -199,7 +182,7 @@ def scan_split(root: Path) -> ImageFolder:
         before, known = Counter(walk.ignored), len(walk.problems)
         images[folder] = walk.find_images(folder)
         if not images[folder] and len(walk.problems) == known:
-            others = _first_few(walk.ignored - before)
+            others = first_few(walk.ignored - before)
             contents = f"; ignored files: {others}" if others else ""
             walk.problems.append(f"{folder}: no image in this class ({', '.join(FORMATS)}){contents}")
     if walk.problems:
@@ -209,75 +192,11 @@ def scan_split(root: Path) -> ImageFolder:
         tuple(itertools.chain(*images.values())),
         tuple(label for label, own in enumerate(images.values()) for _ in own),
         tuple(folder.name for folder in folders),
-        notes=(*walk.describe(root), *_check_layout(root, images)),
+        notes=(*walk.describe(root), *check_layout(root, images)),
         linked=walk.linked,
     )
     _check_links(found)
     return found
-
-
-def _check_layout(root: Path, images: Mapping[Path, Sequence[Path]]) -> list[str]:
-    """Lines about class folders whose images are in several folders, and about images of the same name in one of them.
-
-    Raises:
-        DataError: they are not classes, but splits, or a folder of the classes.
-    """
-    depth = len(root.parts) + 2
-    deep = {folder: [path for path in paths if len(path.parts) > depth] for folder, paths in images.items()}
-    # A few images in the folder itself may be overviews of its classes.
-    nested = {
-        folder: _first_folders(folder, deep[folder])
-        for folder, paths in images.items()
-        if deep[folder] and len(paths) - len(deep[folder]) <= len(deep[folder]) // 10
-    }
-    if len(images) == len(nested) == 1:
-        ((folder, names),) = nested.items()
-        (paths,) = deep.values()
-        while len(names) == 1 and not any(path.parent == folder / names[0] for path in paths):
-            folder /= names[0]
-            names = _first_folders(folder, paths)
-        raise DataError(
-            f"{root}: its only folder, {next(iter(nested)).name}, contains folders instead of images; the classes seem "
-            f"to be in {folder} ({_first_few(names)}): move them to {root}, or use {folder} instead"
-        )
-    counts = Counter(itertools.chain(*nested.values()))
-    shared = {name for name, count in counts.items() if count > 1}
-    titles = _first_few(folder.name for folder in nested)
-    lines = []
-    if (
-        len(shared) > 1
-        and 2 * len(nested) >= len(images)
-        and all(2 * len(shared & set(names)) > len(names) for names in nested.values())
-    ):
-        same = f"they contain the same folders ({_first_few(shared)}) instead of images"
-        are_named = {folder.name for folder in nested} <= {"train", "test", *VALIDATION}
-        rename = "" if are_named else "name them train and test, and "
-        splits = f"if they are splits, {rename}train with target_data_dir={root.parent} target_dataset={root.name}"
-        if len(images) <= _MOST_SPLITS:
-            move = "otherwise move the images of each class to its own folder"
-            raise DataError(f"{root}: {titles} are not classes: {same}; {splits}; {move}")
-        lines.append(f"{root}: {titles} are one class each, although {same}; {splits}")
-    elif several := [f"{folder.name} ({_first_few(names)})" for folder, names in nested.items() if len(names) > 1]:
-        lines.append(f"{root}: one class each, although their images are in folders: {_first_few(several)}")
-    odd = [folder.name for folder in images if folder.name.casefold() in _SEGMENTATION]
-    if len(odd) > 1:
-        lines.append(
-            f"{root}: {_first_few(odd)} are one class each; if they are images and their masks, move the images of "
-            "each class to its own folder"
-        )
-    mixed = (folder for folder in images if deep[folder])
-    above = {(folder, path.stem) for folder in mixed for path in images[folder] if path.parent == folder}
-    if twins := [path for folder, paths in deep.items() for path in paths if (folder, path.stem) in above]:
-        lines.append(
-            f"{root}: {len(twins)} images have the name of another image of their class, for example {twins[0]}; "
-            "remove them if they are thumbnails"
-        )
-    return lines
-
-
-def _first_folders(folder: Path, paths: Sequence[Path]) -> list[str]:
-    """Names of the folders in ``folder`` on the way to the images ``paths``."""
-    return sorted({path.relative_to(folder).parts[0] for path in paths if path.parent != folder})
 
 
 def _check_links(*folders: ImageFolder) -> None:
@@ -360,10 +279,4 @@ def _explain_missing(folder: Path) -> str:
     meant = f", did you mean '{by_lower[close[0]]}'?" if close else ""
     if deeper := [path for path in found if (path / folder.name).is_dir()]:
         meant = f", but {deeper[0] / folder.name}: use target_data_dir={folder.parent} target_dataset={deeper[0].name}"
-    return f"{folder}: no such folder{meant} (next to it: {_first_few(siblings) if siblings else 'no folder'})"
-
-
-def _first_few(names: Iterable[str], limit: int = 5) -> str:
-    ordered = sorted(names)
-    more = len(ordered) - limit
-    return ", ".join(ordered[:limit]) + (f" and {more} more" if more > 0 else "")
+    return f"{folder}: no such folder{meant} (next to it: {first_few(siblings) if siblings else 'no folder'})"

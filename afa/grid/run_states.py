@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from afa.commands.finished_run import read_finished_run
 from afa.commands.image_reader import changed_data, with_validation_folder
+from afa.config.formatting import format_settings
 from afa.config.grid import Cell
-from afa.config.hocon import format_settings, load_settings
+from afa.config.hocon import load_settings
 from afa.config.settings import Settings, StageSettings, differences
 from afa.errors import AFAError
 from afa.files import read_text

@@ -96,7 +96,8 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or the number of CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'s' if threads != 1 else ''})"
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afa.config.tasks import PrepareSettings
-from afa.data.folders import VALIDATION, describe_copies, find_layout, hold_out, scan_dataset, scan_split
+from afa.data.class_folders import VALIDATION
+from afa.data.folders import describe_copies, find_layout, hold_out, scan_dataset, scan_split
 from afa.data.images import is_image
 from afa.data.published import PUBLISHED, Published
 from afa.data.walk import EXTENSIONS

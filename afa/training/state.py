@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from afa.config.hocon import format_settings
+from afa.config.formatting import format_settings
 from afa.errors import CheckpointError, one_line
 from afa.machine.context import Context
 from afa.networks.weights import load_state, problem_of

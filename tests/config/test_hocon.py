@@ -9,7 +9,8 @@ from pathlib import Path
 import pyparsing
 import pytest
 
-from afa.config.hocon import format_settings, load_settings, parse_settings
+from afa.config.formatting import format_settings
+from afa.config.hocon import load_settings, parse_settings
 from afa.config.settings import Settings
 from afa.errors import ConfigError
 

@@ -12,8 +12,9 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from afa.command_line import main
+from afa.config.formatting import format_settings
 from afa.config.grid import Grid
-from afa.config.hocon import format_settings, load_config
+from afa.config.hocon import load_config
 from afa.grid.comparison import Difference, paired_difference, t_quantile, what_seeds_tell
 
 CONFIG = "hocon_config/does_it_help.hocon"

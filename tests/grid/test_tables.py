@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from afa.command_line import main
+from afa.config.formatting import format_settings
 from afa.config.grid import Cell, Grid
-from afa.config.hocon import format_settings, load_config
+from afa.config.hocon import load_config
 from afa.grid.paper_tables import parameter_counts, published_accuracies, published_parameters
 from afa.grid.tables import write_tables
 
