@@ -25,8 +25,7 @@ def check_layout(root: Path, images: Images) -> list[str]:
     Raises:
         DataError: the folders are not classes, but splits, or a single folder that contains the classes.
     """
-    depth = len(root.parts) + 2
-    deep = {folder: [path for path in paths if len(path.parts) > depth] for folder, paths in images.items()}
+    deep = {folder: _deep(folder, paths) for folder, paths in images.items()}
     # A few images in the folder itself may be overviews of its classes.
     nested = {
         folder: _first_folders(folder, deep[folder])
@@ -108,6 +107,12 @@ def _find_thumbnails(root: Path, images: Images, deep: Images) -> list[str]:
         return []
     line = f"{root}: {len(twins)} images have the name of another image of their class, for example {twins[0]}"
     return [f"{line}; remove them if they are thumbnails"]
+
+
+def _deep(folder: Path, paths: Sequence[Path]) -> list[Path]:
+    """The images that are not in ``folder`` itself, but in folders in it."""
+    depth = str(folder).count("/") + 1  # Path.parts would take much longer
+    return [path for path in paths if str(path).count("/") > depth]
 
 
 def _first_folders(folder: Path, paths: Sequence[Path]) -> list[str]:

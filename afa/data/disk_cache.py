@@ -71,10 +71,11 @@ class DiskCache:
         """SHA-256 (hex) of the recipe and of the path, size and modification time of each image."""
         digest = hashlib.sha256(self._recipe.encode())
         for path in self._paths:
-            state = b"missing"
-            with contextlib.suppress(OSError):
+            try:
                 status = path.stat()
                 state = b"%d %d" % (status.st_size, status.st_mtime_ns)
+            except OSError:
+                state = b"missing"
             digest.update(os.fsencode(path) + b"\0" + state + b"\n")
         return digest.hexdigest()
 

@@ -1,6 +1,5 @@
 """Image folders ``<root>/{train,test}/<class>/*``, optionally also ``val``: paths, labels and class names."""
 
-import contextlib
 import difflib
 import hashlib
 import itertools
@@ -50,11 +49,11 @@ class ImageFolder:
         Raises:
             DataError: files that do not exist, one line each.
         """
-        digest, problems, above = hashlib.sha256(), [], len(self.root.parts)
+        digest, problems, above = hashlib.sha256(), [], f"{self.root}/"
         for path in self.paths:
             try:
                 # A name contains no "\0" and a size no "\n", so no two lists give the same bytes.
-                name, size = os.fsencode("/".join(path.parts[above:])), path.stat().st_size
+                name, size = os.fsencode(str(path).removeprefix(above)), path.stat().st_size
                 digest.update(name + b"\0%d\n" % size)
             except OSError as error:
                 problems.append(f"{path}: {error.strerror}")
@@ -116,7 +115,7 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
     splits, problems = [], []
     for path in find_layout(root)[:2]:
         try:
-            splits.append(scan_split(path))
+            splits.append(_scan(path))
         except DataError as error:
             problems += error.lines
     if problems:
@@ -170,6 +169,13 @@ def scan_split(root: Path) -> ImageFolder:
         DataError: folders that are missing, unreadable, without images or not classes, and images that are in
             several classes; one line each.
     """
+    found = _scan(root)
+    _check_links(found)
+    return found
+
+
+def _scan(root: Path) -> ImageFolder:
+    """As ``scan_split``, without the search for images in several classes."""
     if not root.is_dir():
         raise DataError(_explain_missing(root))
     walk = Walk()
@@ -187,7 +193,7 @@ def scan_split(root: Path) -> ImageFolder:
             walk.problems.append(f"{folder}: no image in this class ({', '.join(FORMATS)}){contents}")
     if walk.problems:
         raise DataError(walk.problems)
-    found = ImageFolder(
+    return ImageFolder(
         root,
         tuple(itertools.chain(*images.values())),
         tuple(label for label, own in enumerate(images.values()) for _ in own),
@@ -195,8 +201,6 @@ def scan_split(root: Path) -> ImageFolder:
         notes=(*walk.describe(root), *check_layout(root, images)),
         linked=walk.linked,
     )
-    _check_links(found)
-    return found
 
 
 def _check_links(*folders: ImageFolder) -> None:
@@ -207,11 +211,14 @@ def _check_links(*folders: ImageFolder) -> None:
     twice = []
     for folder in folders:
         for path, label in zip(folder.paths, folder.labels, strict=True):
-            with contextlib.suppress(OSError):  # reported when the image is read
-                status, name = path.stat(), folder.classes[label]
-                other, before = first.setdefault((status.st_dev, status.st_ino), (name, path))
-                if other != name:
-                    twice.append(f"{before} and {path}")
+            try:
+                status = path.stat()
+            except OSError:  # reported when the image is read
+                continue
+            name = folder.classes[label]
+            other, before = first.setdefault((status.st_dev, status.st_ino), (name, path))
+            if other != name:
+                twice.append(f"{before} and {path}")
     if twice:
         raise DataError(f"one file in two classes, by a link: {twice[0]} ({len(twice)} such files); remove the links")
 
