@@ -18,6 +18,7 @@ from afa.config.settings import Settings
 from afa.data.images import available_memory
 from afa.errors import AFAError, ConfigError
 from afa.files import claim_folder, move_aside
+from afa.machine.device import format_threads
 from afa.machine.launch import require_single_process
 from afa.machine.pool import Pool, ProcessPool
 from afa.results.journal import say
@@ -48,7 +49,7 @@ def open_pool(runs: Sequence[Settings]) -> Pool:
         return Pool()
     threads = max(torch.get_num_threads() // size, 1)
     if not options.quiet:
-        each = "one GPU" if gpus else f"{threads} thread{'s' if threads > 1 else ''}"
+        each = "one GPU" if gpus else format_threads(threads)
         say(f"{size} runs at a time, each with {each}; their messages are in experiment.log of each run")
     return ProcessPool(gpus[:size] or [""] * size, threads, quiet=options.quiet)
 

@@ -115,7 +115,7 @@ def scan_dataset(root: Path) -> tuple[ImageFolder, ImageFolder]:
     splits, problems = [], []
     for path in find_layout(root)[:2]:
         try:
-            splits.append(_scan(path))
+            splits.append(scan_split(path))
         except DataError as error:
             problems += error.lines
     if problems:
@@ -169,13 +169,6 @@ def scan_split(root: Path) -> ImageFolder:
         DataError: folders that are missing, unreadable, without images or not classes, and images that are in
             several classes; one line each.
     """
-    found = _scan(root)
-    _check_links(found)
-    return found
-
-
-def _scan(root: Path) -> ImageFolder:
-    """As ``scan_split``, without the search for images in several classes."""
     if not root.is_dir():
         raise DataError(_explain_missing(root))
     walk = Walk()
@@ -193,7 +186,7 @@ def _scan(root: Path) -> ImageFolder:
             walk.problems.append(f"{folder}: no image in this class ({', '.join(FORMATS)}){contents}")
     if walk.problems:
         raise DataError(walk.problems)
-    return ImageFolder(
+    found = ImageFolder(
         root,
         tuple(itertools.chain(*images.values())),
         tuple(label for label, own in enumerate(images.values()) for _ in own),
@@ -201,6 +194,8 @@ def _scan(root: Path) -> ImageFolder:
         notes=(*walk.describe(root), *check_layout(root, images)),
         linked=walk.linked,
     )
+    _check_links(found)
+    return found
 
 
 def _check_links(*folders: ImageFolder) -> None:

@@ -128,7 +128,8 @@ class Walk:
 def find_copies(paths: Sequence[Path], others: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pairs of files with the same content: one of ``paths``, and one of ``others``."""
     remaining = [list(paths), list(others)]
-    # Cheap keys first: only files that agree so far are read. The walk has just read the sizes, so they are cached.
+    # Cheap keys first: only files that agree so far are read. Sizes: cached since the walk, so threads would only wait
+    # for the interpreter's lock.
     for key, threads in ((_size, 1), (_end, _THREADS), (sha256, _THREADS)):
         found = [_keys(key, own, threads) for own in remaining]
         common = set(found[0].values()) & set(found[1].values())
@@ -139,8 +140,6 @@ def find_copies(paths: Sequence[Path], others: Sequence[Path]) -> list[tuple[Pat
 
 def _keys(key: Callable[[Path], Any], paths: Sequence[Path], threads: int) -> dict[Path, Any]:
     """The key of each path. Each call of a thread has a chunk of paths, as a call takes longer than a key."""
-    if threads == 1:
-        return {path: key(path) for path in paths}
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(threads) as executor:
         keys = executor.map(lambda chunk: [key(path) for path in chunk], chunks)

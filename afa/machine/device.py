@@ -96,8 +96,12 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or the number of CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'s' if threads != 1 else ''})"
+    return f"CPU ({format_threads(torch.get_num_threads())})"
+
+
+def format_threads(count: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 def keep_freed_memory(device: torch.device) -> None:
